@@ -1,0 +1,131 @@
+// Package api is the wire between controller, executor and cli: the messages,
+// the client, and how errors travel. docs/protocol.md section 3 describes it.
+//
+// It holds no state and knows neither Slurm nor SQLite.
+package api
+
+import "pipefill"
+
+// Version is the wire's version, in every answer's Pipefill-Api header.
+const Version = "1"
+
+// NodeSync is a node's whole state, sent by pipefilld.
+type NodeSync struct {
+	Node        string           `json:"node"`
+	Version     string           `json:"version"`
+	WaitMs      int64            `json:"wait_ms"`     // how long the controller may hold the answer
+	OrdersSeen  int64            `json:"orders_seen"` // NodeOrders.Serial last acted on; 0: none
+	Devices     []NodeDevice     `json:"devices"`     // what the node offers
+	Mains       []MainDevice     `json:"mains"`       // one a device of a running main job
+	Assignments []NodeAssignment `json:"assignments"` // every one the node knows
+	Usage       []pipefill.Usage `json:"usage"`       // not yet acknowledged, by seq
+	WantsJob    *pipefill.JobKey `json:"wants_job"`   // a fill job reached the node without assignment
+	WantsUID    uint32           `json:"wants_uid"`   // its user
+	Faults      []string         `json:"faults"`      // what a person should know, for doctor
+}
+
+// NodeDevice is one device of a node.
+type NodeDevice struct {
+	Device     pipefill.DeviceID `json:"device"`
+	TotalBytes int64             `json:"total_bytes"`
+}
+
+// MainDevice is one device of a running main job: a slot.
+type MainDevice struct {
+	Job       pipefill.JobKey      `json:"job"`
+	UID       uint32               `json:"uid"`
+	Device    pipefill.DeviceID    `json:"device"`
+	Stage     int                  `json:"stage"`
+	Options   string               `json:"options"` // of --pipefill
+	StartedMs int64                `json:"started_ms"`
+	Enabled   bool                 `json:"enabled"` // the governor lets it be filled
+	Reason    string               `json:"reason"`  // why not
+	Cycle     pipefill.BubbleCycle `json:"cycle"`
+	Totals    MainTotals           `json:"totals"`
+}
+
+// MainTotals sums a main job's device since it attached. All durations in ns.
+type MainTotals struct {
+	Iterations        int64   `json:"iterations"`
+	ControlIterations int64   `json:"control_iterations"`
+	BubbleNs          int64   `json:"bubble_ns"`  // announced, control iterations excluded
+	OfferedNs         int64   `json:"offered_ns"` // gate open
+	FilledNs          int64   `json:"filled_ns"`  // device time charged inside
+	FilledMeanNs      float64 `json:"filled_mean_ns"`
+	ControlMeanNs     float64 `json:"control_mean_ns"`
+	OverheadLo        float64 `json:"overhead_lo"` // log-ratio interval of the governor
+	OverheadHi        float64 `json:"overhead_hi"`
+}
+
+// NodeAssignment is what a node knows of an assignment.
+type NodeAssignment struct {
+	ID       int64                    `json:"id"`
+	Job      pipefill.JobKey          `json:"job"`
+	Device   pipefill.DeviceID        `json:"device"`
+	State    pipefill.AssignmentState `json:"state"`
+	Outcome  pipefill.Outcome         `json:"outcome,omitempty"`
+	Reason   string                   `json:"reason,omitempty"`
+	ExitCode int                      `json:"exit_code"`
+	EndedMs  int64                    `json:"ended_ms,omitempty"`
+}
+
+// NodeOrders is the controller's answer to a sync.
+type NodeOrders struct {
+	Serial      int64                 `json:"serial"`      // rises when the orders change
+	Assignments []pipefill.Assignment `json:"assignments"` // all the node should hold, not ended
+	Forget      []int64               `json:"forget"`      // ended ones the node may drop from disk
+	UsageAck    map[string]int64      `json:"usage_ack"`   // per ledger: counted up to this seq
+	Partitions  []string              `json:"partitions"`  // the fill partitions
+	Cluster     string                `json:"cluster"`
+	Refused     *pipefill.JobKey      `json:"refused"` // answer to WantsJob: no assignment
+	NowMs       int64                 `json:"now_ms"`
+}
+
+// Failure is the body of every answer that is not 2xx.
+type Failure struct {
+	Code    pipefill.Code `json:"code"`
+	Message string        `json:"message"`
+}
+
+// FillJob is one row of the queue, as the CLI shows it.
+type FillJob struct {
+	JobID      int64             `json:"job_id"`
+	ArrayTask  int64             `json:"array_task"` // -1: not of an array
+	Name       string            `json:"name"`
+	User       string            `json:"user"`
+	Account    string            `json:"account"`
+	Partition  string            `json:"partition"`
+	State      string            `json:"state"` // queued, held, an assignment's state, or an outcome
+	Reason     string            `json:"reason"`
+	Priority   int64             `json:"priority"`
+	SubmitMs   int64             `json:"submit_ms"`
+	LimitMs    int64             `json:"limit_ms"`
+	DeviceMs   int64             `json:"device_ms"` // charged so far
+	Node       string            `json:"node,omitempty"`
+	Device     pipefill.DeviceID `json:"device,omitempty"`
+	Assignment int64             `json:"assignment,omitempty"`
+	Attempts   int               `json:"attempts"`
+}
+
+// Slot is one row of `pipefill-cli slots`.
+type Slot struct {
+	Node    string     `json:"node"`
+	Main    MainDevice `json:"main"`
+	User    string     `json:"user"`
+	FillJob int64      `json:"fill_job,omitempty"`
+	SeenMs  int64      `json:"seen_ms"`
+}
+
+// ReportRow is one row of a report; Key is the user, account, job or node.
+type ReportRow struct {
+	Key        string `json:"key"`
+	Jobs       int64  `json:"jobs"`
+	Completed  int64  `json:"completed"`
+	Failed     int64  `json:"failed"`
+	DeviceMs   int64  `json:"device_ms"`
+	CPUMs      int64  `json:"cpu_ms"`
+	OverrunMs  int64  `json:"overrun_ms"`
+	BubbleMs   int64  `json:"bubble_ms"`
+	OfferedMs  int64  `json:"offered_ms"`
+	Iterations int64  `json:"iterations"`
+}

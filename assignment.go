@@ -1,0 +1,96 @@
+package pipefill
+
+import "fmt"
+
+// JobKey names one attempt of a Slurm job: a job number is reused after a
+// wrap, and a requeue keeps it, so the submit time and the restart count
+// belong to the name.
+type JobKey struct {
+	Cluster  string `json:"cluster"`
+	JobID    int64  `json:"job_id"`
+	SubmitMs int64  `json:"submit_ms"`
+	Restarts int    `json:"restarts"`
+}
+
+// String is for logs: cluster/job/submit/restarts.
+func (k JobKey) String() string {
+	return fmt.Sprintf("%s/%d/%d/%d", k.Cluster, k.JobID, k.SubmitMs, k.Restarts)
+}
+
+// AssignmentState is the state machine of an assignment.
+type AssignmentState string
+
+// The states, in order; Ended carries an Outcome.
+const (
+	AssignmentReserved AssignmentState = "reserved" // written; the node is told
+	AssignmentReleased AssignmentState = "released" // the node knows; the job is pinned and released
+	AssignmentAttached AssignmentState = "attached" // its batch step reached the node
+	AssignmentRunning  AssignmentState = "running"  // its gate has been open
+	AssignmentEnded    AssignmentState = "ended"
+)
+
+var assignmentOrder = map[AssignmentState]int{
+	AssignmentReserved: 0, AssignmentReleased: 1, AssignmentAttached: 2, AssignmentRunning: 3, AssignmentEnded: 4,
+}
+
+// CanFollow tells whether next may be written after s: forward only, any state
+// may end, and writing a state again is allowed (each step can be repeated).
+func (s AssignmentState) CanFollow(next AssignmentState) bool {
+	from, ok1 := assignmentOrder[s]
+	to, ok2 := assignmentOrder[next]
+	return ok1 && ok2 && to >= from
+}
+
+// Outcome says how an assignment ended.
+type Outcome string
+
+// The outcomes of an ended assignment.
+const (
+	OutcomeCompleted Outcome = "completed"
+	OutcomeFailed    Outcome = "failed"
+	OutcomeCancelled Outcome = "cancelled"
+	OutcomeEvicted   Outcome = "evicted" // the main job ended or took the device back
+	OutcomeLost      Outcome = "lost"    // the node or its record vanished
+)
+
+// Mode is how a fill job is kept within the gate.
+type Mode string
+
+// The modes of a fill job.
+const (
+	ModeSignal  Mode = "signal"  // stopped and continued as a whole
+	ModeChunked Mode = "chunked" // the program runs chunks that fit
+)
+
+// Assignment is one fill job on one slot.
+type Assignment struct {
+	ID           int64           `json:"id"`
+	Job          JobKey          `json:"job"`
+	UID          uint32          `json:"uid"`
+	User         string          `json:"user"`
+	Account      string          `json:"account,omitempty"`
+	Node         string          `json:"node"`
+	Device       DeviceID        `json:"device"`
+	MainJob      JobKey          `json:"main_job"`
+	Mode         Mode            `json:"mode"`
+	MemBytes     int64           `json:"mem_bytes,omitempty"`      // device memory asked for; 0: unknown
+	DeviceTimeMs int64           `json:"device_time_ms,omitempty"` // the user's --time; 0: no limit
+	State        AssignmentState `json:"state"`
+	Outcome      Outcome         `json:"outcome,omitempty"`
+	Reason       string          `json:"reason,omitempty"`
+}
+
+// Usage is one ledger record of a node: what an assignment used since the
+// record before it. Seq rises by one per node and ledger; the controller takes
+// each (node, ledger, seq) in exactly once.
+type Usage struct {
+	Ledger       string `json:"ledger"` // random name made when the ledger file was
+	Seq          int64  `json:"seq"`
+	AssignmentID int64  `json:"assignment_id"`
+	FromMs       int64  `json:"from_ms"`
+	ToMs         int64  `json:"to_ms"`
+	DeviceNs     int64  `json:"device_ns"`  // charged: attached, gate open, not yet verified stopped
+	CPUNs        int64  `json:"cpu_ns"`     // CPU time of its cgroup
+	OverrunNs    int64  `json:"overrun_ns"` // of DeviceNs, after the gate was shut
+	Openings     int64  `json:"openings"`
+}

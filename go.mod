@@ -1,0 +1,3 @@
+module pipefill
+
+go 1.26

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pipefill.h - libpipefill: the bubble instruction and the fill side's gate.
+ *
+ * Every call is safe without a daemon: pf_open then returns NULL, and every
+ * other call takes NULL and does nothing, so that a program need not test.
+ * Handles belong to one thread at a time.
+ */
+#ifndef PIPEFILL_H
+#define PIPEFILL_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Kinds of bubble; the first three are offered to fill jobs. */
+enum pf_kind {
+	PF_FILL_DRAIN = 0,
+	PF_FWD_BWD = 1,
+	PF_STEADY = 2,
+	PF_COMM = 3,
+	PF_OTHER = 4,
+};
+
+struct pf_main;
+struct pf_fill;
+
+/* Main side. device: "cpu:0-3", "gpu:<uuid>", a local rank in digits, or NULL
+ * for $PIPEFILL_DEVICE or else the task's local rank. Returns NULL and leaves
+ * why in pf_strerror() when there is no daemon or it refuses. Waits 50 ms at
+ * most. */
+struct pf_main *pf_open(const char *device);
+
+/* Announces that bubble index (0..255, in order within the iteration) begins
+ * now. Stores only: no system call but one futex wake on a cpu device that a
+ * fill job shares. */
+void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index);
+void pf_bubble_end(struct pf_main *main);
+
+/* Marks the start of the next iteration (after the optimizer step). */
+void pf_iteration(struct pf_main *main);
+
+/* Device memory that fill jobs may use from the next bubble on, in bytes. */
+void pf_free_bytes(struct pf_main *main, uint64_t free_bytes);
+void pf_close(struct pf_main *main);
+
+/* The device's name ("cpu:0-3"), valid until pf_close. */
+const char *pf_device(const struct pf_main *main);
+
+/* Fill side. Returns NULL outside a fill job; then every wait returns at once
+ * with time left INT64_MAX, so that the program runs unchanged anywhere. */
+struct pf_fill *pf_fill_open(void);
+
+/* Waits until the gate is open with at least need_ns left (0: any). Returns
+ * the nanoseconds left, or -1: told to end, or timeout_ns passed (< 0: wait for
+ * ever). A chunk begins when this returns. */
+int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns);
+
+/* Nanoseconds until the deadline of the open bubble; 0 when it has passed, -1
+ * when the gate is shut. */
+int64_t pf_fill_left(struct pf_fill *fill);
+
+/* The chunk is over: says so to the daemon. pf_fill_wait does it as well. */
+void pf_fill_yield(struct pf_fill *fill);
+
+/* 1 when the fill job was told to end (see docs/protocol.md, eviction). */
+int pf_fill_stopping(struct pf_fill *fill);
+void pf_fill_close(struct pf_fill *fill);
+
+/* Why the last pf_open or pf_fill_open of this thread returned NULL. */
+const char *pf_strerror(void);
+
+/* The version of this library, as in the file VERSION. */
+const char *pf_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PIPEFILL_H */
