@@ -1,0 +1,50 @@
+# pipefill: `make demo` and `make test` do their own set-up. BUILD is the one output folder.
+BUILD ?= build
+PYTHON ?= /usr/bin/python3
+GO ?= go
+CC ?= gcc
+VERSION := $(shell cat VERSION)
+MAINS := pipefilld pipefillctld pipefill-cli
+# go-nvml resolves its symbols lazily; -z now (hardened toolchains) would kill the daemon without a driver.
+GOFLAGS_BUILD := -trimpath -ldflags='-extldflags=-Wl,-z,lazy'
+export CGO_ENABLED = 1
+# A group or world writable build folder must never be trusted by root.
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+
+.PHONY: all setup test lint check-c check-go check-py check-slurm go-binaries clean
+all: go-binaries
+
+include spank/spank.mk spank/plugin.mk
+
+all: $(BUILD)/libpipefill.so $(BUILD)/spank_pipefill.so
+
+go-binaries: | $(BUILD)
+	$(GO) build $(GOFLAGS_BUILD) -o $(BUILD)/ $(addprefix ./,$(wildcard $(addprefix cmd/,$(MAINS))))
+
+$(BUILD):
+	mkdir -p $@
+
+setup:
+	packaging/setup
+
+test: setup
+	$(MAKE) check-c check-go check-py check-slurm
+
+check-c: check-c-lib check-c-plugin
+
+check-go:
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+
+check-py:
+	PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests
+
+check-slurm: all
+	test/run-slurm
+
+lint:
+	packaging/lint
+
+clean:
+	rm -rf $(BUILD)
