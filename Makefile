@@ -15,12 +15,20 @@ SHELL := /bin/bash -o pipefail
 .PHONY: all setup test lint check-c check-go check-py check-slurm go-binaries clean
 all: go-binaries
 
-include spank/spank.mk spank/plugin.mk
+FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk)
+include $(FRAGMENTS)
 
-all: $(BUILD)/libpipefill.so $(BUILD)/spank_pipefill.so
+ifneq ($(filter spank/spank.mk,$(FRAGMENTS)),)
+all: $(BUILD)/libpipefill.so
+check-c: check-c-lib
+endif
+ifneq ($(filter spank/plugin.mk,$(FRAGMENTS)),)
+all: $(BUILD)/spank_pipefill.so
+check-c: check-c-plugin
+endif
 
 go-binaries: | $(BUILD)
-	$(GO) build $(GOFLAGS_BUILD) -o $(BUILD)/ $(addprefix ./,$(wildcard $(addprefix cmd/,$(MAINS))))
+	$(if $(wildcard cmd/*/main.go),$(GO) build $(GOFLAGS_BUILD) -o $(BUILD)/ $(addprefix ./,$(wildcard $(addprefix cmd/,$(MAINS)))))
 
 $(BUILD):
 	mkdir -p $@
@@ -31,17 +39,15 @@ setup:
 test: setup
 	$(MAKE) check-c check-go check-py check-slurm
 
-check-c: check-c-lib check-c-plugin
-
 check-go:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
 
 check-py:
-	PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests
+	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
 
 check-slurm: all
-	test/run-slurm
+	$(if $(wildcard test/slurm/*_test.go),test/run-slurm)
 
 lint:
 	packaging/lint
