@@ -9,6 +9,9 @@ import "pipefill"
 // Version is the wire's version, in every answer's Pipefill-Api header.
 const Version = "1"
 
+// VersionHeader is the header that carries Version in every answer but a 401.
+const VersionHeader = "Pipefill-Api"
+
 // NodeSync is a node's whole state, sent by pipefilld.
 type NodeSync struct {
 	Node        string           `json:"node"`
