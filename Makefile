@@ -1,7 +1,7 @@
 # pipefill: `make demo` and `make test` do their own set-up. BUILD is the one output folder.
 BUILD ?= build
 PYTHON ?= /usr/bin/python3
-GO ?= go
+GO ?= packaging/go
 CC ?= gcc
 VERSION := $(shell cat VERSION)
 MAINS := pipefilld pipefillctld pipefill-cli
