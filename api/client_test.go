@@ -96,7 +96,7 @@ func TestClient_UnixSocket(t *testing.T) {
 	if _, err := c.Ping(t.Context()); pipefill.ErrorCode(err) != pipefill.CodeUnavailable {
 		t.Errorf("nobody listens: %v, want unavailable", err)
 	}
-	listener, err := net.Listen("unix", path)
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}

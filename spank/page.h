@@ -32,15 +32,17 @@
 #define PF_WORD_OPEN 1u
 
 /* Flags of an event. */
-#define PF_EVENT_OFFERED 1u   /* the gate was opened for it */
-#define PF_EVENT_CONTROL 2u   /* withheld: a control iteration */
-#define PF_EVENT_SHORT 4u     /* withheld: too short, or not learned yet */
-#define PF_EVENT_ITERATION 8u /* not a bubble: an iteration mark; begin_ns..
+#define PF_EVENT_OFFERED 1u /* the gate was opened for it */
+#define PF_EVENT_CONTROL 2u /* withheld: a control iteration */
+#define PF_EVENT_SHORT 4u   /* withheld: too short, or not learned yet */
+#define PF_EVENT_ITERATION                                                     \
+	8u /* not a bubble: an iteration mark; begin_ns..
 				 end_ns is the iteration that ended */
 
 /* One finished bubble, or an iteration mark. 64 bytes. */
 struct pf_event {
-	_Atomic uint64_t seq; /* its number + 1 once complete; 0 while written */
+	_Atomic uint64_t
+		seq; /* its number + 1 once complete; 0 while written */
 	_Atomic uint64_t iteration;
 	_Atomic uint64_t begin_ns;
 	_Atomic uint64_t end_ns;
@@ -71,8 +73,8 @@ struct pf_main_page {
 	_Atomic uint64_t iteration;
 	_Atomic uint64_t next_begin_ns; /* predicted next opening; 0 unknown */
 
-	_Atomic uint64_t beat_ns; /* line 2, offset 128: last call */
-	_Atomic uint64_t ring_head; /* events written since pf_open */
+	_Atomic uint64_t beat_ns;      /* line 2, offset 128: last call */
+	_Atomic uint64_t ring_head;    /* events written since pf_open */
 	_Atomic uint64_t iteration_ns; /* median of recent iterations */
 	uint8_t pad2[40];
 	uint8_t pad3[832];
@@ -86,20 +88,21 @@ struct pf_control_page {
 	uint32_t version;
 	uint32_t size;
 	uint32_t pad;
-	_Atomic uint32_t enabled;     /* 16: 0 keeps the gate shut */
-	_Atomic uint32_t wake;	      /* 20: 1: futex-wake on word (cpu device
+	_Atomic uint32_t enabled;   /* 16: 0 keeps the gate shut */
+	_Atomic uint32_t wake;      /* 20: 1: futex-wake on word (cpu device
 					 shared by main and fill) */
-	_Atomic uint32_t share_ppm;   /* 24: most of a predicted bubble offered */
+	_Atomic uint32_t share_ppm; /* 24: most of a predicted bubble offered */
 	_Atomic uint32_t control_ppm; /* 28: chance of a control iteration */
-	_Atomic uint64_t seed;	      /* 32: of the control hash, equal on all
+	_Atomic uint64_t seed;        /* 32: of the control hash, equal on all
 					 devices of a main job */
 	_Atomic uint64_t guard_ns;    /* 40: deadline = end - guard */
 	_Atomic uint64_t min_ns;      /* 48: shorter bubbles are not offered */
 	_Atomic uint64_t beat_ns;     /* 56: the daemon lives; a chunked fill
 					 job stops when it is 200 ms old */
-	_Atomic uint64_t assignment;  /* 64: id the fill side belongs to, 0 none */
-	_Atomic uint64_t margin_ns;   /* 72: arm this long before next_begin_ns */
-	_Atomic uint32_t fill_stop;   /* 80: 1: the fill job is to end */
+	_Atomic uint64_t
+		assignment; /* 64: id the fill side belongs to, 0 none */
+	_Atomic uint64_t margin_ns; /* 72: arm this long before next_begin_ns */
+	_Atomic uint32_t fill_stop; /* 80: 1: the fill job is to end */
 	uint32_t pad1;
 	uint8_t pad2[4008];
 };
@@ -110,7 +113,7 @@ struct pf_fill_page {
 	uint32_t version;
 	uint32_t size;
 	uint32_t pad;
-	_Atomic uint32_t pid;	   /* 16 */
+	_Atomic uint32_t pid;      /* 16 */
 	_Atomic uint32_t running;  /* 20: 1 while a chunk runs */
 	_Atomic uint64_t chunks;   /* 24: finished */
 	_Atomic uint64_t overruns; /* 32: of them, past the deadline */
