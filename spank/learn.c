@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* learn.c - the lengths and starts of bubbles, learned per index. */
+#include "learn.h"
+
+#include <string.h>
+
+/* Takes one sample out and puts another in, both in order: 16 moves at most. */
+static void replace(uint64_t *sorted, uint32_t count, uint64_t out, uint64_t in)
+{
+	uint32_t i = 0;
+
+	while (i + 1 < count && sorted[i] != out)
+		i++;
+	for (; i + 1 < count && sorted[i + 1] < in; i++)
+		sorted[i] = sorted[i + 1];
+	for (; i > 0 && sorted[i - 1] > in; i--)
+		sorted[i] = sorted[i - 1];
+	sorted[i] = in;
+}
+
+void pf_learn_add(struct pf_window *window, uint64_t sample)
+{
+	uint32_t i;
+
+	if (window->count == PF_LEARN_KEEP) {
+		replace(window->sorted, PF_LEARN_KEEP,
+			window->arrival[window->next], sample);
+		window->arrival[window->next] = sample;
+		window->next = (window->next + 1) % PF_LEARN_KEEP;
+		return;
+	}
+	window->arrival[window->count] = sample;
+	for (i = window->count; i > 0 && window->sorted[i - 1] > sample; i--)
+		window->sorted[i] = window->sorted[i - 1];
+	window->sorted[i] = sample;
+	window->count++;
+}
+
+uint64_t pf_learn_low(const struct pf_window *window)
+{
+	if (window->count < PF_LEARN_ENOUGH)
+		return 0;
+	return window->sorted[window->count / 4];
+}
+
+uint64_t pf_learn_median(const struct pf_window *window)
+{
+	if (window->count < PF_LEARN_ENOUGH)
+		return 0;
+	return window->sorted[window->count / 2];
+}

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lib_main.c - the main side: the bubble instruction.
+ *
+ * It only stores: a main job never waits for us. All that needs memory or a
+ * system call happens in pf_open and pf_close.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gate_socket.h"
+#include "learn.h"
+#include "lib_error.h"
+#include "page.h"
+#include "pipefill.h"
+
+#define OPEN_DEADLINE_MS 50
+
+struct pf_main {
+	/* Zero in a forked child, whose memory of this handle is wiped: the
+	 * child of a trainer (a data loader) must not announce bubbles. */
+	uint32_t alive;
+	uint32_t in_bubble;
+	uint32_t index;
+	uint32_t kind;
+	uint32_t flags;
+	uint32_t control_iteration;
+	uint32_t last_index; /* highest of the iteration before */
+	uint32_t seen_index; /* highest of this iteration, plus 1 */
+	uint64_t begin_ns;
+	uint64_t deadline_ns;
+	uint64_t iteration;
+	uint64_t iteration_begin_ns;
+	uint64_t ring_head;
+	struct pf_main_page *page;
+	const struct pf_control_page *control;
+	struct pf_window iterations;
+	struct pf_window lengths[PF_LEARN_INDICES];
+	struct pf_window starts[PF_LEARN_INDICES];
+	char device[256];
+};
+
+#define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
+#define STORE(field, value)                                                    \
+	atomic_store_explicit(&(field), (value), memory_order_relaxed)
+#define PUBLISH(field, value)                                                  \
+	atomic_store_explicit(&(field), (value), memory_order_release)
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
+}
+
+/* What pf_open(NULL) asks for: this process's device, or else its local rank
+ * (torchrun's, then Slurm's), which the daemon turns into one. */
+static const char *default_device(void)
+{
+	static const char *const names[] = { "PIPEFILL_DEVICE", "LOCAL_RANK",
+					     "SLURM_LOCALID" };
+	size_t i;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		const char *value = getenv(names[i]);
+
+		if (value && value[0])
+			return value;
+	}
+	return "";
+}
+
+static struct pf_main *new_handle(struct pf_error *error)
+{
+	struct pf_main *main = mmap(NULL, sizeof(*main), PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (main == MAP_FAILED) {
+		pf_error_set(error, "mmap: %s", strerror(errno));
+		return NULL;
+	}
+	if (madvise(main, sizeof(*main), MADV_WIPEONFORK)) {
+		pf_error_set(error, "madvise: %s", strerror(errno));
+		munmap(main, sizeof(*main));
+		return NULL;
+	}
+	return main;
+}
+
+static int map_pages(struct pf_main *main, const struct pf_pages *pages,
+		     struct pf_error *error)
+{
+	if (pages->count != 2)
+		return pf_error_set(error, "pipefilld sent %d pages, not 2",
+				    pages->count);
+	main->page = pf_gate_socket_map(pages->fd[0], PF_MAIN_SIZE,
+					PF_MAIN_MAGIC, 1, error);
+	if (!main->page)
+		return -1;
+	main->control = pf_gate_socket_map(pages->fd[1], PF_CONTROL_SIZE,
+					   PF_CONTROL_MAGIC, 0, error);
+	if (!main->control) {
+		munmap(main->page, PF_MAIN_SIZE);
+		return -1;
+	}
+	/* A child keeps neither: its handle is wiped, nobody would unmap. */
+	(void) madvise(main->page, PF_MAIN_SIZE, MADV_DONTFORK);
+	(void) madvise((void *) main->control, PF_CONTROL_SIZE, MADV_DONTFORK);
+	return 0;
+}
+
+struct pf_main *pf_open(const char *device)
+{
+	const char *dir = getenv("PIPEFILL_DIR");
+	struct pf_error *error = pf_lib_error();
+	struct pf_pages pages;
+	struct pf_main *main;
+
+	if (!dir || !dir[0]) {
+		pf_error_set(error, "PIPEFILL_DIR is not set: this is no main "
+				    "job of pipefill");
+		return NULL;
+	}
+	if (!device)
+		device = default_device();
+	if (pf_gate_socket_open(dir, "open-main", device, OPEN_DEADLINE_MS,
+				&pages, error))
+		return NULL;
+	main = new_handle(error);
+	if (main && map_pages(main, &pages, error)) {
+		munmap(main, sizeof(*main));
+		main = NULL;
+	}
+	pf_gate_socket_close(&pages);
+	if (!main)
+		return NULL;
+	memcpy(main->device, pages.device, sizeof(main->device));
+	main->ring_head = LOAD(main->page->ring_head);
+	main->iteration = LOAD(main->page->iteration);
+	main->iteration_begin_ns = now_ns();
+	PUBLISH(main->page->word, LOAD(main->page->word) & ~PF_WORD_OPEN);
+	STORE(main->page->beat_ns, main->iteration_begin_ns);
+	PUBLISH(main->page->pid, (uint32_t) getpid());
+	main->alive = 1;
+	return main;
+}
+
+const char *pf_device(const struct pf_main *main)
+{
+	return main && main->alive ? main->device : NULL;
+}
+
+static void record(struct pf_main *main, const struct pf_event *values)
+{
+	struct pf_event *event =
+		&main->page->ring[main->ring_head % PF_RING_EVENTS];
+
+	STORE(event->seq, 0);
+	atomic_thread_fence(memory_order_release);
+	STORE(event->iteration, values->iteration);
+	STORE(event->begin_ns, values->begin_ns);
+	STORE(event->end_ns, values->end_ns);
+	STORE(event->deadline_ns, values->deadline_ns);
+	STORE(event->free_bytes, values->free_bytes);
+	STORE(event->index, values->index);
+	STORE(event->kind, values->kind);
+	STORE(event->flags, values->flags);
+	main->ring_head++;
+	PUBLISH(event->seq, main->ring_head);
+	PUBLISH(main->page->ring_head, main->ring_head);
+}
+
+static void wake(const struct pf_main *main)
+{
+	/* Without FUTEX_PRIVATE: the waiters are other processes. */
+	if (LOAD(main->control->wake))
+		(void) syscall(SYS_futex, &main->page->word, FUTEX_WAKE,
+			       INT_MAX, NULL, NULL, 0);
+}
+
+/* Decides whether the bubble is offered, and until when. */
+static uint32_t offer(struct pf_main *main, uint64_t predicted_ns)
+{
+	uint64_t guard_ns = LOAD(main->control->guard_ns);
+	uint64_t share_ppm = LOAD(main->control->share_ppm);
+	uint64_t usable_ns;
+
+	main->deadline_ns = 0;
+	if (!LOAD(main->control->enabled) || main->kind > PF_STEADY)
+		return 0;
+	if (main->control_iteration)
+		return PF_EVENT_CONTROL;
+	if (predicted_ns <= guard_ns)
+		return PF_EVENT_SHORT;
+	if (share_ppm > 1000000)
+		share_ppm = 1000000;
+	/* Both bounds count from the start: at most the share of the bubble,
+	 * and nothing within the guard. */
+	usable_ns = predicted_ns / 1000000u * share_ppm +
+		    predicted_ns % 1000000u * share_ppm / 1000000u;
+	if (usable_ns > predicted_ns - guard_ns)
+		usable_ns = predicted_ns - guard_ns;
+	if (usable_ns < LOAD(main->control->min_ns))
+		return PF_EVENT_SHORT;
+	main->deadline_ns = main->begin_ns + usable_ns;
+	return PF_EVENT_OFFERED;
+}
+
+void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index)
+{
+	struct pf_main_page *page;
+	uint64_t predicted_ns;
+
+	if (!main || !main->alive)
+		return;
+	if (main->in_bubble)
+		pf_bubble_end(main);
+	page = main->page;
+	main->in_bubble = 1;
+	main->index = index % PF_LEARN_INDICES;
+	main->kind = (uint32_t) kind;
+	main->begin_ns = now_ns();
+	if (main->index >= main->seen_index)
+		main->seen_index = main->index + 1;
+	predicted_ns = pf_learn_low(&main->lengths[main->index]);
+	main->flags = offer(main, predicted_ns);
+	pf_learn_add(&main->starts[main->index],
+		     main->begin_ns - main->iteration_begin_ns);
+	if (!(main->flags & PF_EVENT_OFFERED))
+		return;
+	STORE(page->index, main->index);
+	STORE(page->kind, main->kind);
+	STORE(page->begin_ns, main->begin_ns);
+	STORE(page->end_ns, main->begin_ns + predicted_ns);
+	STORE(page->deadline_ns, main->deadline_ns);
+	STORE(page->beat_ns, main->begin_ns);
+	PUBLISH(page->word, ((LOAD(page->word) | PF_WORD_OPEN) + 2));
+	wake(main);
+}
+
+/* When the next opening is expected, for the fill side to arm itself. */
+static uint64_t next_begin(const struct pf_main *main)
+{
+	uint32_t next = main->index + 1;
+	uint64_t start_ns, iteration_ns;
+
+	if (next < PF_LEARN_INDICES && next <= main->last_index) {
+		start_ns = pf_learn_low(&main->starts[next]);
+		return start_ns ? main->iteration_begin_ns + start_ns : 0;
+	}
+	iteration_ns = pf_learn_median(&main->iterations);
+	start_ns = pf_learn_low(&main->starts[0]);
+	if (!iteration_ns || !start_ns)
+		return 0;
+	return main->iteration_begin_ns + iteration_ns + start_ns;
+}
+
+void pf_bubble_end(struct pf_main *main)
+{
+	struct pf_main_page *page;
+	uint64_t end_ns;
+
+	if (!main || !main->alive || !main->in_bubble)
+		return;
+	page = main->page;
+	if (main->flags & PF_EVENT_OFFERED) {
+		STORE(page->next_begin_ns, next_begin(main));
+		PUBLISH(page->word, LOAD(page->word) & ~PF_WORD_OPEN);
+		wake(main);
+	}
+	end_ns = now_ns();
+	main->in_bubble = 0;
+	STORE(page->beat_ns, end_ns);
+	record(main, &(struct pf_event){
+			     .iteration = main->iteration,
+			     .begin_ns = main->begin_ns,
+			     .end_ns = end_ns,
+			     .deadline_ns = main->deadline_ns,
+			     .free_bytes = LOAD(page->free_bytes),
+			     .index = main->index,
+			     .kind = main->kind,
+			     .flags = main->flags,
+		     });
+	pf_learn_add(&main->lengths[main->index], end_ns - main->begin_ns);
+}
+
+void pf_iteration(struct pf_main *main)
+{
+	struct pf_main_page *page;
+	uint64_t now;
+
+	if (!main || !main->alive)
+		return;
+	page = main->page;
+	now = now_ns();
+	record(main,
+	       &(struct pf_event){
+		       .iteration = main->iteration,
+		       .begin_ns = main->iteration_begin_ns,
+		       .end_ns = now,
+		       .flags =
+			       PF_EVENT_ITERATION |
+			       (main->control_iteration ? PF_EVENT_CONTROL : 0),
+	       });
+	pf_learn_add(&main->iterations, now - main->iteration_begin_ns);
+	main->iteration++;
+	main->iteration_begin_ns = now;
+	main->last_index = main->seen_index ? main->seen_index - 1 : 0;
+	main->seen_index = 0;
+	main->control_iteration = (uint32_t) pf_page_is_control(
+		LOAD(main->control->seed), main->iteration,
+		LOAD(main->control->control_ppm));
+	STORE(page->iteration, main->iteration);
+	STORE(page->iteration_ns, pf_learn_median(&main->iterations));
+	STORE(page->beat_ns, now);
+}
+
+void pf_free_bytes(struct pf_main *main, uint64_t free_bytes)
+{
+	if (main && main->alive)
+		STORE(main->page->free_bytes, free_bytes);
+}
+
+void pf_close(struct pf_main *main)
+{
+	if (!main)
+		return;
+	if (main->alive) {
+		pf_bubble_end(main);
+		PUBLISH(main->page->pid, 0);
+		munmap(main->page, PF_MAIN_SIZE);
+		munmap((void *) main->control, PF_CONTROL_SIZE);
+	}
+	munmap(main, sizeof(*main));
+}
