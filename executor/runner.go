@@ -1,0 +1,279 @@
+package executor
+
+import (
+	"sync/atomic"
+	"time"
+
+	"pipefill"
+)
+
+// The runner keeps one fill job within the gate. It is the only part whose
+// lateness a main job could feel, so its loop allocates nothing, takes no lock
+// and calls nothing but the futex and the freezer.
+
+const (
+	// A daemon that beats slower than this is as good as dead; a chunked fill
+	// job judges by the same number (control.beat_ns in spank/page.h).
+	beatMaxAge = 200 * time.Millisecond
+	// How long a supervisor waits for a new daemon before it leaves the fill
+	// job stopped for good.
+	orphanWait = time.Minute
+	// The longest wait between two looks at the daemon's beat and commands.
+	longestWait = 50 * time.Millisecond
+	// Thawing and freezing cost about 90 us: what is left of a shorter opening
+	// would be spent on the switches.
+	shortestOpening = 300 * time.Microsecond
+	// Bounds of the time kept before the deadline for stopping the fill job.
+	marginMin = 100 * time.Microsecond
+	marginMax = 5 * time.Millisecond
+	// What a chunked fill job may be late before it is stopped from outside.
+	chunkGrace = 5 * time.Millisecond
+)
+
+// valve stops and continues one fill job.
+type valve interface {
+	thaw() error
+	freeze() error
+	// stopped waits until every thread has stopped, at most until untilNs.
+	stopped(untilNs int64) bool
+	// cpuNs is the CPU time used so far, 0 where it cannot be told.
+	cpuNs() int64
+}
+
+// waiter waits for a change of the gate word.
+type waiter interface {
+	// wait returns when the word is no longer value, somebody woke it, or
+	// untilNs has passed.
+	wait(value uint32, untilNs int64)
+	nowNs() int64
+}
+
+// recorder takes notes for traces; nil when nobody asked.
+type recorder interface {
+	reading(atNs, cpuNs int64, open bool)
+	opening(openNs, runNs int64)
+}
+
+// runner is the loop of one supervisor.
+type runner struct {
+	main    *mainPage
+	control *controlPage
+	fill    *fillPage
+	super   *superPage
+	valve   valve
+	waiter  waiter
+	trace   recorder
+	mode    pipefill.Mode
+
+	daemonGone atomic.Bool // set by whoever watches the daemon's process
+
+	margin    int64 // kept before the deadline, from how long stops take
+	thawedAt  int64 // 0: stopped
+	running   bool  // charged: thawed, or chunked and within an opening
+	frozen    bool
+	cpuBound  bool   // a cpu device: CPU time outside the gate is device time
+	word      uint32 // of the opening last seen
+	openedNs  int64  // when it was
+	until     int64  // the end of the current opening
+	cpuAtOpen int64
+	orphanAt  int64
+	strikes   int // a chunked fill job that ran while the gate was shut
+}
+
+// run returns when it is told to, or when no daemon came for a minute. It
+// always leaves the fill job stopped.
+func (r *runner) run() {
+	r.margin = int64(2 * marginMin)
+	r.stop(r.waiter.nowNs())
+	for {
+		now := r.waiter.nowNs()
+		if r.super.Command.Load() == superExit || r.orphaned(now) {
+			r.close(now)
+			r.stop(now)
+			return
+		}
+		s := readGate(r.main)
+		if s.word != r.word {
+			r.word, r.openedNs = s.word, now
+		}
+		until := r.allowedUntil(s, now)
+		switch {
+		case until != 0 && !r.running:
+			r.open(s, until)
+		case until == 0 && r.running:
+			r.close(now)
+		case until != 0:
+			r.until = until
+		}
+		r.waiter.wait(s.word, min(r.wakeAt(until), now+int64(longestWait)))
+	}
+}
+
+func (r *runner) wakeAt(until int64) int64 {
+	if until == 0 {
+		return 1<<63 - 1
+	}
+	return until - r.ahead()
+}
+
+// ahead is how long before the deadline the fill job is stopped: a chunked one
+// stops by itself.
+func (r *runner) ahead() int64 {
+	if r.lenient() || r.super.Command.Load() == superGrace {
+		return 0
+	}
+	return r.margin
+}
+
+// lenient tells whether the fill job minds the gate itself: it has opened
+// libpipefill and has not been caught running outside.
+func (r *runner) lenient() bool {
+	return r.mode == pipefill.ModeChunked && r.fill.Pid.Load() != 0 && r.strikes < 3
+}
+
+// allowedUntil is the end of the time the fill job may run in now, 0 if it may
+// not. The stop is taken off already when it says 0.
+func (r *runner) allowedUntil(s snapshot, now int64) int64 {
+	if r.blind(now) {
+		return 0
+	}
+	var until int64
+	switch r.super.Command.Load() {
+	case superRun:
+		until = s.openUntil(r.openedNs, now)
+	case superGrace:
+		until = int64(r.super.GraceUntilNs.Load())
+	}
+	left := until - r.ahead() - now
+	if left <= 0 || !r.running && left < int64(shortestOpening) {
+		return 0
+	}
+	return until
+}
+
+// blind tells whether the daemon is dead or hangs.
+func (r *runner) blind(now int64) bool {
+	return r.daemonGone.Load() || now-int64(r.control.BeatNs.Load()) > int64(beatMaxAge)
+}
+
+func (r *runner) orphaned(now int64) bool {
+	if !r.blind(now) {
+		r.orphanAt = 0
+		return false
+	}
+	if r.orphanAt == 0 {
+		r.orphanAt = now
+	}
+	return now-r.orphanAt > int64(orphanWait)
+}
+
+// open lets the fill job run. Device time is charged from before the thaw.
+func (r *runner) open(s snapshot, until int64) {
+	now := r.waiter.nowNs()
+	r.running, r.thawedAt, r.until = true, now, until
+	r.super.LastOpenNs.Store(uint64(s.begin))
+	r.super.ThawedAtNs.Store(uint64(now))
+	r.super.Openings.Add(1)
+	if r.mode == pipefill.ModeChunked || r.trace != nil {
+		r.cpuAtOpen = r.valve.cpuNs()
+	}
+	if r.frozen {
+		if err := r.valve.thaw(); err != nil {
+			r.super.Failures.Add(1)
+		}
+		r.frozen = false
+	}
+	r.super.State.Store(stateThawed)
+	if r.trace != nil {
+		r.trace.reading(now, r.cpuAtOpen, true)
+		if r.super.Command.Load() == superRun && !r.lenient() {
+			r.trace.opening(s.begin, r.waiter.nowNs())
+		}
+	}
+}
+
+// close ends an opening and charges it until the fill job has really stopped.
+func (r *runner) close(now int64) {
+	if !r.running {
+		return
+	}
+	// The gate is shut from the end of the bubble, or from the deadline on;
+	// stopping ahead of either is not late.
+	shut := now
+	if s := readGate(r.main); s.word == r.word && s.word&wordOpen != 0 && now < r.until {
+		shut = r.until
+	}
+	if r.trace != nil && r.lenient() {
+		r.trace.reading(now, r.valve.cpuNs(), false)
+		if r.fill.Opening.Load() == uint64(r.word&^wordOpen|wordOpen) {
+			r.trace.opening(int64(r.super.LastOpenNs.Load()), int64(r.fill.FirstNs.Load()))
+		}
+	}
+	traced := r.trace != nil && !r.lenient()
+	stoppedAt := now
+	if !r.lenient() || !r.quiet(now) {
+		stoppedAt = r.stop(now)
+	}
+	r.running = false
+	r.super.State.Store(stateFrozen)
+	r.super.DeviceNs.Add(uint64(max(0, stoppedAt-r.thawedAt)))
+	r.super.ThawedAtNs.Store(0)
+	if late := stoppedAt - shut; late > 0 {
+		r.super.OverrunNs.Add(uint64(late))
+		if stoppedAt > r.until {
+			r.super.Overruns.Add(1)
+		}
+	}
+	if traced {
+		r.trace.reading(stoppedAt, r.valve.cpuNs(), false)
+	}
+}
+
+// quiet tells whether a chunked fill job stops by itself, and waits for it for
+// the grace. Its own page is a claim: on a cpu device its CPU time decides.
+func (r *runner) quiet(shut int64) bool {
+	before := r.valve.cpuNs()
+	end := shut + int64(chunkGrace)
+	for r.waiter.nowNs() < end {
+		r.waiter.wait(r.word, end)
+		if r.main.Word.Load() != r.word {
+			return true // the next edge is here already: nothing to measure
+		}
+	}
+	ran := r.valve.cpuNs() - before
+	if r.fill.Running.Load() == 0 && (!r.cpuBound || ran < int64(chunkGrace)/2) {
+		r.strikes = 0
+		return true
+	}
+	r.strikes++
+	return false
+}
+
+// stop freezes and waits until everything has stopped, for as long as that
+// takes; it returns when it had, and learns from it.
+func (r *runner) stop(now int64) int64 {
+	for try := 0; ; try++ {
+		if err := r.valve.freeze(); err != nil {
+			r.super.Failures.Add(1)
+		}
+		at := r.waiter.nowNs()
+		if r.valve.stopped(at + int64(100*time.Millisecond)) {
+			break
+		}
+		// A thread in an uninterruptible call is not running; one that never
+		// stops is the daemon's business, which sees ThawedAtNs stand.
+		if r.super.Command.Load() == superExit && try > 10 {
+			break
+		}
+	}
+	at := r.waiter.nowNs()
+	took := at - now
+	r.frozen = true
+	if r.running && uint64(took) > r.super.StopWorstNs.Load() {
+		r.super.StopWorstNs.Store(uint64(took))
+	}
+	// Up at once, down slowly: twice the longest of the recent stops.
+	r.margin = min(int64(marginMax), max(int64(marginMin), 2*took, r.margin-r.margin/64))
+	r.super.State.Store(stateFrozen)
+	return at
+}

@@ -1,0 +1,281 @@
+package executor
+
+import (
+	"testing"
+	"time"
+
+	"pipefill"
+)
+
+const (
+	us = int64(time.Microsecond)
+	ms = int64(time.Millisecond)
+)
+
+// stage plays a main job, a daemon and a kernel in simulated time: the runner's
+// waits advance the clock to the next thing that happens.
+type stage struct {
+	now     int64
+	events  []stageEvent // in order
+	main    mainPage
+	control controlPage
+	fill    fillPage
+	super   superPage
+	beating bool
+
+	frozen   bool
+	freezing time.Duration // how long a stop takes
+	spins    bool          // the fill job runs whenever it is not frozen
+	cpu      int64
+	log      []stop
+	ran      int64 // time it could run while the gate was shut for it
+	thawed   int64
+}
+
+type stageEvent struct {
+	at int64
+	do func()
+}
+
+type stop struct{ from, to int64 }
+
+var (
+	_ valve  = (*stage)(nil)
+	_ waiter = (*stage)(nil)
+)
+
+func (s *stage) nowNs() int64 { return s.now }
+
+func (s *stage) advance(to int64) {
+	if s.beating {
+		s.control.BeatNs.Store(uint64(to))
+	}
+	if s.spins && !s.frozen && to > s.now {
+		s.cpu += to - s.now
+	}
+	s.now = to
+}
+
+func (s *stage) wait(value uint32, until int64) {
+	if s.main.Word.Load() != value {
+		return
+	}
+	if len(s.events) > 0 && s.events[0].at <= until {
+		e := s.events[0]
+		s.events = s.events[1:]
+		s.advance(max(s.now, e.at))
+		e.do()
+		return
+	}
+	s.advance(max(s.now, until))
+}
+
+func (s *stage) thaw() error {
+	s.frozen, s.thawed = false, s.now
+	s.advance(s.now + 20*us)
+	return nil
+}
+
+func (s *stage) freeze() error { s.advance(s.now + 10*us); return nil }
+
+func (s *stage) stopped(until int64) bool {
+	if s.now+int64(s.freezing) > until {
+		s.advance(until)
+		s.freezing -= 100 * time.Millisecond
+		return false
+	}
+	s.advance(s.now + int64(s.freezing))
+	if !s.frozen && s.thawed != 0 {
+		s.log = append(s.log, stop{s.thawed, s.now})
+	}
+	s.frozen = true
+	return true
+}
+
+func (s *stage) cpuNs() int64 { return s.cpu }
+
+// bubble opens the gate at a time and shuts it at another.
+func (s *stage) bubble(begin, end, deadline int64) {
+	s.events = append(s.events, stageEvent{begin, func() {
+		s.main.BeginNs.Store(uint64(begin))
+		s.main.EndNs.Store(uint64(end))
+		s.main.DeadlineNs.Store(uint64(deadline))
+		s.main.Word.Store(s.main.Word.Load() + 2 | wordOpen)
+	}}, stageEvent{end, func() { s.main.Word.Store(s.main.Word.Load() &^ wordOpen) }})
+}
+
+func (s *stage) at(at int64, do func()) { s.events = append(s.events, stageEvent{at, do}) }
+
+func (s *stage) play(mode pipefill.Mode, until int64) *runner {
+	s.at(until, func() { s.super.Command.Store(superExit) })
+	s.beating = true
+	s.advance(1)
+	r := &runner{main: &s.main, control: &s.control, fill: &s.fill, super: &s.super, valve: s, waiter: s, mode: mode, cpuBound: true}
+	r.run()
+	return r
+}
+
+func newStage() *stage {
+	s := &stage{frozen: true, freezing: 50 * time.Microsecond, spins: true}
+	s.super.Command.Store(superRun)
+	return s
+}
+
+func TestRunner_StopsBeforeTheDeadline(t *testing.T) {
+	s := newStage()
+	for i := int64(1); i <= 5; i++ {
+		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
+	}
+	s.play(pipefill.ModeSignal, 700*ms)
+	if len(s.log) != 5 || s.super.Openings.Load() != 5 {
+		t.Fatalf("ran %+v, want 5 openings", s.log)
+	}
+	var charged int64
+	for i, o := range s.log {
+		begin := 100 * ms * int64(i+1)
+		if o.from < begin || o.from > begin+ms/10 || o.to > begin+20*ms || o.to < begin+19*ms {
+			t.Errorf("opening %d: ran %d..%d after its begin", i, o.from-begin, o.to-begin)
+		}
+		charged += o.to - o.from
+	}
+	if got := int64(s.super.DeviceNs.Load()); got < charged || got > charged+ms/10 {
+		t.Errorf("charged %d, ran %d", got, charged)
+	}
+	if s.super.OverrunNs.Load() != 0 || s.super.Overruns.Load() != 0 {
+		t.Errorf("overrun %d ns in %d openings", s.super.OverrunNs.Load(), s.super.Overruns.Load())
+	}
+}
+
+func TestRunner_StopsWhenTheBubbleEndsEarly(t *testing.T) {
+	s := newStage()
+	s.bubble(100*ms, 110*ms, 140*ms)
+	s.play(pipefill.ModeSignal, 200*ms)
+	if len(s.log) != 1 || s.log[0].to > 110*ms+100*us {
+		t.Errorf("ran %+v after an end at 110 ms", s.log)
+	}
+	// Charged to the end of the stop: the time after the shut is overrun.
+	if late := int64(s.super.OverrunNs.Load()); late < 50*us || late > 100*us {
+		t.Errorf("overrun %d ns", late)
+	}
+}
+
+func TestRunner_LearnsHowLongStopsTake(t *testing.T) {
+	s := newStage()
+	s.freezing = time.Millisecond
+	s.bubble(100*ms, 140*ms, 130*ms)
+	s.bubble(200*ms, 240*ms, 230*ms)
+	s.play(pipefill.ModeSignal, 300*ms)
+	if s.super.Overruns.Load() != 0 { // the first stop, of an empty group, was measured
+		t.Errorf("%d overruns", s.super.Overruns.Load())
+	}
+	s = newStage()
+	s.bubble(100*ms, 140*ms, 130*ms)
+	s.at(150*ms, func() {})
+	s.bubble(200*ms, 240*ms, 230*ms)
+	s.bubble(300*ms, 340*ms, 330*ms)
+	s.events[0].do = func(do func()) func() { return func() { do(); s.freezing = 2 * time.Millisecond } }(s.events[0].do)
+	s.play(pipefill.ModeSignal, 400*ms)
+	if s.super.Overruns.Load() != 1 {
+		t.Errorf("%d overruns, want the first alone", s.super.Overruns.Load())
+	}
+}
+
+func TestRunner_IgnoresOpeningsTooShortOrNotOffered(t *testing.T) {
+	s := newStage()
+	s.bubble(100*ms, 100*ms+400*us, 100*ms+350*us)
+	s.bubble(200*ms, 240*ms, 150*ms)
+	s.bubble(300*ms, 340*ms, 330*ms)
+	kind := s.events[4].do
+	s.events[4].do = func() { s.main.Kind.Store(uint32(pipefill.BubbleComm)); kind() }
+	s.play(pipefill.ModeSignal, 400*ms)
+	if len(s.log) != 0 {
+		t.Errorf("ran %+v", s.log)
+	}
+}
+
+func TestRunner_HoldAndGrace(t *testing.T) {
+	s := newStage()
+	s.super.Command.Store(superHold)
+	s.bubble(100*ms, 140*ms, 130*ms)
+	s.at(200*ms, func() {
+		s.super.GraceUntilNs.Store(uint64(300 * ms))
+		s.super.Command.Store(superGrace)
+	})
+	s.play(pipefill.ModeSignal, 500*ms)
+	if len(s.log) != 1 || s.log[0].from < 200*ms || s.log[0].to < 299*ms || s.log[0].to > 301*ms {
+		t.Errorf("ran %+v, want the grace alone", s.log)
+	}
+}
+
+func TestRunner_StopsWithin200msOfADeadDaemon(t *testing.T) {
+	for name, die := range map[string]func(*stage, *runner){
+		"silent": func(s *stage, _ *runner) { s.beating = false },
+		"gone":   func(_ *stage, r *runner) { r.daemonGone.Store(true) },
+	} {
+		s := newStage()
+		s.bubble(100*ms, 40_000*ms, 30_000*ms)
+		s.beating = true
+		s.advance(1)
+		r := &runner{main: &s.main, control: &s.control, fill: &s.fill, super: &s.super, valve: s, waiter: s, mode: pipefill.ModeSignal}
+		s.events = append(s.events[:1:1], stageEvent{500 * ms, func() { die(s, r) }})
+		r.run()
+		if len(s.log) != 1 || s.log[0].to > 751*ms || !s.frozen {
+			t.Errorf("%s: ran %+v, frozen %t", name, s.log, s.frozen)
+		}
+		if s.now < 60_000*ms || s.now > 61_000*ms {
+			t.Errorf("%s: gave up after %d ms, want a minute", name, s.now/ms)
+		}
+	}
+}
+
+func TestRunner_ADaemonThatComesBackIsFollowed(t *testing.T) {
+	s := newStage()
+	s.at(10*ms, func() { s.beating = false })
+	s.bubble(400*ms, 440*ms, 430*ms)
+	s.at(500*ms, func() { s.beating = true; s.advance(s.now) })
+	s.bubble(600*ms, 640*ms, 630*ms)
+	s.play(pipefill.ModeSignal, 700*ms)
+	if len(s.log) != 1 || s.log[0].from < 600*ms {
+		t.Errorf("ran %+v, want the second bubble alone", s.log)
+	}
+}
+
+func TestRunner_ChunkedIsLeftAloneWhileItBehaves(t *testing.T) {
+	s := newStage()
+	s.spins = false
+	s.fill.Pid.Store(1)
+	for i := int64(1); i <= 5; i++ {
+		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
+	}
+	s.play(pipefill.ModeChunked, 700*ms)
+	if len(s.log) != 1 { // thawed at the first opening, stopped at the end
+		t.Errorf("stopped %d times: %+v", len(s.log), s.log)
+	}
+	if got := int64(s.super.DeviceNs.Load()); got < 99*ms || got > 101*ms {
+		t.Errorf("charged %d us, want 5 openings of 20 ms", got/us)
+	}
+}
+
+func TestRunner_ChunkedIsStoppedWhenCaught(t *testing.T) {
+	s := newStage()
+	s.fill.Pid.Store(1)
+	for i := int64(1); i <= 10; i++ {
+		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
+	}
+	s.play(pipefill.ModeChunked, 1200*ms)
+	if len(s.log) != 10 {
+		t.Fatalf("stopped %d times, want after each opening", len(s.log))
+	}
+	for i, o := range s.log {
+		late := o.to - (100*ms*int64(i+1) + 20*ms)
+		if i < 3 && (late < 5*ms || late > 6*ms) {
+			t.Errorf("opening %d: stopped %d us after the deadline, want the grace", i, late/us)
+		}
+		if i >= 3 && late > 0 {
+			t.Errorf("opening %d: %d us late though it was caught three times", i, late/us)
+		}
+	}
+	if s.super.Overruns.Load() != 3 {
+		t.Errorf("%d overruns, want 3", s.super.Overruns.Load())
+	}
+}

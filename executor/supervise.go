@@ -1,0 +1,153 @@
+package executor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pipefill"
+)
+
+// A supervisor is a process of its own for one running fill job, so that the
+// fill job stops in time however busy, restarting or dead the daemon is. It
+// gets its pages as descriptors and everything else in one argument.
+
+// superviseVerb is the hidden subcommand.
+const superviseVerb = "supervise"
+
+// The descriptors of a supervisor. A new daemon finds them in /proc/PID/fd.
+const (
+	superMainFd = 3 + iota
+	superControlFd
+	superFillFd
+	superPageFd
+)
+
+// superviseOrder is the supervisor's argument.
+type superviseOrder struct {
+	Group    string        `json:"group"` // the v2 group of the fill job
+	Mode     pipefill.Mode `json:"mode"`
+	CPUBound bool          `json:"cpu_bound"`
+	TraceDir string        `json:"trace_dir,omitempty"`
+	ID       int64         `json:"id"`
+}
+
+// supervise is the supervisor's life.
+func supervise(argument string) error {
+	// Whatever is sent to the daemon's process group must not end the one who
+	// stops the fill job.
+	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
+	var order superviseOrder
+	if err := json.Unmarshal([]byte(argument), &order); err != nil {
+		return pipefill.Errorf(pipefill.CodeInvalid, "supervise: this subcommand is pipefilld's own: %w", err)
+	}
+	r, err := newRunner(order)
+	if err != nil {
+		return err
+	}
+	if order.TraceDir != "" {
+		t, err := newTrace(order.TraceDir, order.ID)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		r.trace = t
+	}
+	go watchDaemon(r)
+	runtime.LockOSThread()
+	raisePriority()
+	r.super.Pid.Store(uint32(os.Getpid()))
+	r.run()
+	return nil
+}
+
+func newRunner(order superviseOrder) (*runner, error) {
+	main, err := mapPage[mainPage](os.NewFile(superMainFd, "main"))
+	if err != nil {
+		return nil, err
+	}
+	control, err := mapPage[controlPage](os.NewFile(superControlFd, "control"))
+	if err != nil {
+		return nil, err
+	}
+	fill, err := mapPage[fillPage](os.NewFile(superFillFd, "fill"))
+	if err != nil {
+		return nil, err
+	}
+	super, err := mapPage[superPage](os.NewFile(superPageFd, "super"))
+	if err != nil {
+		return nil, err
+	}
+	if err := super.checkHead(superMagic); err != nil {
+		return nil, err
+	}
+	v, err := newFreezer(order.Group)
+	if err != nil {
+		return nil, err
+	}
+	return &runner{
+		main: main.at, control: control.at, fill: fill.at, super: super.at,
+		valve: v, waiter: newFutex(&main.at.Word), mode: order.Mode, cpuBound: order.CPUBound,
+	}, nil
+}
+
+// raisePriority lets the loop run when its time comes, whatever runs on the
+// core; it runs for some 50 us an opening. Where real time is not allowed the
+// nearest thing is taken, and where nothing is, margins grow by themselves.
+func raisePriority() {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+	}
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+}
+
+// watchDaemon shuts the gate at once when the daemon's process ends, and
+// follows the next one: a beat of the page alone would take 200 ms.
+func watchDaemon(r *runner) {
+	for pid, fd := 0, -1; ; {
+		now := int(r.super.DaemonPid.Load())
+		if now != pid {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+			}
+			var err error
+			pid = now
+			if fd, err = unix.PidfdOpen(pid, 0); err != nil {
+				fd = -1
+			}
+			// Without pidfd (before Linux 5.3) the beat decides alone.
+			r.daemonGone.Store(err == unix.ESRCH)
+		}
+		if fd < 0 || r.daemonGone.Load() {
+			time.Sleep(longestWait)
+			continue
+		}
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds[:], int(longestWait.Milliseconds())); err == nil && n > 0 {
+			r.daemonGone.Store(true)
+			futexWake(&r.main.Word)
+		}
+	}
+}
+
+// superviseCommand is how the daemon starts one.
+func superviseArguments(order superviseOrder) ([]string, error) {
+	data, err := json.Marshal(order)
+	if err != nil {
+		return nil, fmt.Errorf("start supervisor: %w", err)
+	}
+	return []string{"pipefilld", superviseVerb, string(data)}, nil
+}
+
+// superviseEnv keeps the runtime out of the loop's way: no collection before
+// 64 MiB (it allocates nothing to speak of), no signals for preemption, and a
+// processor for the watcher besides the loop's.
+func superviseEnv() []string {
+	return []string{"GOGC=off", "GOMEMLIMIT=64MiB", "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=2"}
+}
