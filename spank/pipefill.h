@@ -14,6 +14,9 @@
 extern "C" {
 #endif
 
+/* The library itself is built with hidden visibility. */
+#pragma GCC visibility push(default)
+
 /* Kinds of bubble; the first three are offered to fill jobs. */
 enum pf_kind {
 	PF_FILL_DRAIN = 0,
@@ -73,6 +76,8 @@ const char *pf_strerror(void);
 
 /* The version of this library, as in the file VERSION. */
 const char *pf_version(void);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

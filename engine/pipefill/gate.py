@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fill side: runs chunks of work while the gate is open.
+
+    fill = Fill()
+    while work_left:
+        fill.wait(need_s=0.003)      # returns once a chunk of 3 ms fits
+        do_a_chunk()
+    fill.close()
+
+Outside a fill job wait() returns at once, so that the same program runs anywhere.
+"""
+
+import math
+
+from . import _lib
+
+
+class Stopping(Exception):
+    """The fill job was told to end: save what is worth it, and exit."""
+
+
+class Fill:
+    """The gate of this fill job's device. One thread at a time."""
+
+    def __init__(self, library=None):
+        library = library or _lib.load()
+        self._library = library
+        self._handle = library.pf_fill_open() if library is not None else None
+        self.why = None
+        if not self._handle:
+            self.why = library.why() if library is not None else "libpipefill.so is not installed"
+
+    @property
+    def attached(self):
+        """True in a fill job; False elsewhere, where nothing ever waits."""
+        return bool(self._handle)
+
+    def wait(self, need_s=0.0, timeout_s=None):
+        """Waits until need_s seconds are left in an open bubble; returns the seconds left (inf outside a fill job).
+
+        Raises Stopping when the job is to end, TimeoutError after timeout_s.
+        """
+        if not self._handle:
+            return math.inf
+        timeout_ns = -1 if timeout_s is None else int(timeout_s * 1e9)
+        left_ns = self._library.pf_fill_wait(self._handle, int(need_s * 1e9), timeout_ns)
+        if left_ns >= 0:
+            return left_ns * 1e-9
+        if self.stopping:
+            raise Stopping
+        raise TimeoutError(f"no bubble of {need_s} s within {timeout_s} s")
+
+    def left(self):
+        """Seconds until the deadline: 0 past it, negative while the gate is shut, inf outside a fill job."""
+        if not self._handle:
+            return math.inf
+        return self._library.pf_fill_left(self._handle) * 1e-9
+
+    def yield_(self):
+        """The chunk is over; wait() says so as well."""
+        if self._handle:
+            self._library.pf_fill_yield(self._handle)
+
+    @property
+    def stopping(self):
+        """True once the job was told to end."""
+        return bool(self._handle) and self._library.pf_fill_stopping(self._handle) != 0
+
+    def close(self):
+        """Gives the gate back."""
+        if self._handle:
+            self._library.pf_fill_close(self._handle)
+            self._handle = None

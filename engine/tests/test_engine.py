@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real two-stage training in two processes, against one process without a pipeline."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import torch
+
+from pipefill import corpus, model, train
+
+ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SMALL = ["--iterations", "6", "--batch", "2", "--sequence", "16", "--width", "32", "--layers", "1"]
+
+
+def run_pipeline(*arguments, environment=None):
+    """The results of both ranks by rank."""
+    done = subprocess.run([sys.executable, "-m", "pipefill.train", "--local", *arguments], cwd=ENGINE, check=True,
+                          capture_output=True, text=True, timeout=120, env=dict(os.environ, **(environment or {})))
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {r["rank"]: r for r in results}
+
+
+def reference(micro_batches=4, iterations=6):
+    """The same model and data in one process: losses by iteration."""
+    torch.set_num_threads(1)
+    stages = [model.Stage(s, 2, layers=1, width=32, sequence=16) for s in range(2)]
+    optimizers = [torch.optim.AdamW(s.parameters(), lr=1e-3) for s in stages]
+    batches = corpus.Batches(2, 16)
+    losses = []
+    for _ in range(iterations):
+        total = 0.0
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=False)
+        for _ in range(micro_batches):
+            inputs, targets = batches.next()
+            loss = model.loss(stages[1](stages[0](inputs)), targets) / micro_batches
+            loss.backward()
+            total += float(loss.detach())
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(total)
+    return losses
+
+
+class TestEngine(unittest.TestCase):
+    def test_both_schedules_train_as_one_process_does(self):
+        expected = reference()
+        for schedule in ("1f1b", "gpipe"):
+            last = run_pipeline("--schedule", schedule, *SMALL)[1]
+            self.assertAlmostEqual(last["loss_first"], expected[0], places=4)
+            self.assertAlmostEqual(last["loss_last"], expected[-1], places=4)
+
+    def test_traces(self):
+        with tempfile.TemporaryDirectory() as directory:
+            run_pipeline("--trace", directory, *SMALL)
+            for rank in (0, 1):
+                with open(os.path.join(directory, f"rank-{rank}.jsonl"), encoding="utf-8") as file:
+                    records = [json.loads(line) for line in file]
+                self.assertEqual(records[0]["type"], "run")
+                self.assertEqual(records[0]["rank"], rank)
+                iterations = [r for r in records if r["type"] == "iteration"]
+                self.assertEqual([r["iteration"] for r in iterations], list(range(6)))
+                for before, after in zip(iterations, iterations[1:]):
+                    self.assertEqual(before["end_ns"], after["begin_ns"])
+                for wait in (r for r in records if r["type"] == "wait"):
+                    span = iterations[wait["iteration"]]
+                    self.assertLessEqual(span["begin_ns"], wait["begin_ns"])
+                    self.assertLess(wait["begin_ns"], wait["end_ns"])
+                    self.assertLessEqual(wait["end_ns"], span["end_ns"])
+
+    def test_stop_file_ends_every_rank(self):
+        with tempfile.NamedTemporaryFile() as file:
+            results = run_pipeline("--stop-file", file.name, *SMALL)
+            self.assertEqual([r["iterations"] for r in results.values()], [1, 1])
+
+    def test_mistakes_are_refused(self):
+        for arguments in (["--stages", "0"], ["--schedule", "zigzag"], ["--width", "30"]):
+            with self.assertRaises(SystemExit) as refused:
+                train.parse(arguments)
+            self.assertEqual(refused.exception.code, 2)
+
+    def test_cores(self):
+        self.assertEqual(train.read_cores("0-2,5"), {0, 1, 2, 5})
+        args = train.parse(["--cores", "0:1"])
+        self.assertEqual(train.cores_of(args, 1), {1})
+        args = train.parse([])
+        self.assertEqual(train.cores_of(args, 0, {"PIPEFILL_DEVICES": "cpu:2 cpu:3", "SLURM_LOCALID": "1"}), {3})
+        self.assertIsNone(train.cores_of(args, 0, {}))
+
+
+if __name__ == "__main__":
+    unittest.main()
