@@ -1,0 +1,178 @@
+package measure
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// blockIterations is the length of the blocks that Overhead compares: some
+// seconds, longer than what disturbs a small machine for a moment.
+const blockIterations = 10
+
+// Report is build/demo/report.json (DESIGN, section 9).
+type Report struct {
+	Main     MainFigures   `json:"main"`
+	Bubbles  BubbleFigures `json:"bubbles"`
+	FillJobs FillJobCounts `json:"fill_jobs"`
+	Gate     []GateFigures `json:"gate"`
+}
+
+// MainFigures are the main job's.
+type MainFigures struct {
+	Iterations    int        `json:"iterations"`
+	BaselineMs    float64    `json:"baseline_iteration_ms"`
+	FilledMs      float64    `json:"filled_iteration_ms"`
+	OverheadPct   float64    `json:"overhead_pct"`
+	OverheadCI95  [2]float64 `json:"overhead_ci95_pct"`
+	OverheadKnown bool       `json:"overhead_known"` // false: too few iterations of either sort
+}
+
+// BubbleFigures are sums over devices, while fill work was there to run,
+// control iterations excluded.
+type BubbleFigures struct {
+	Seconds        float64 `json:"seconds"`
+	FilledSeconds  float64 `json:"filled_seconds"`
+	OutsideSeconds float64 `json:"outside_seconds"`
+	RecoveredPct   float64 `json:"recovered_pct"`
+	UsefulPct      float64 `json:"useful_pct"`
+	ControlSeconds float64 `json:"control_seconds"` // bubble seconds of control iterations, counted apart
+}
+
+// FillJobCounts count the fill jobs of a run.
+type FillJobCounts struct {
+	Submitted int `json:"submitted"`
+	Completed int `json:"completed"`
+	Failed    int `json:"failed"`
+}
+
+// GateFigures are of one mode.
+type GateFigures struct {
+	Mode         string  `json:"mode"`
+	OpenToRunP50 float64 `json:"open_to_run_us_p50"`
+	OpenToRunP99 float64 `json:"open_to_run_us_p99"`
+	Openings     int     `json:"openings"`
+}
+
+// Compute turns traces into a report's figures. usefulSeconds is what the
+// completed fill work takes on an idle device.
+func Compute(traces Traces, usefulSeconds float64, counts FillJobCounts) (Report, error) {
+	report := Report{FillJobs: counts}
+	control := controlIterations(traces)
+	filledDevices := map[string][]Interval{}
+	for _, fill := range traces.Fills {
+		if n := len(fill.Readings); n > 1 {
+			span := Interval{fill.Readings[0].AtNs, fill.Readings[n-1].AtNs}
+			filledDevices[fill.Device] = append(filledDevices[fill.Device], span)
+		}
+	}
+	for _, rank := range traces.Ranks {
+		there := Union(filledDevices[rank.Device])
+		var bubbles, controlled []Interval
+		for _, wait := range rank.Waits {
+			if control[wait.Iteration] {
+				controlled = append(controlled, wait.Interval)
+			} else {
+				bubbles = append(bubbles, wait.Interval)
+			}
+		}
+		inside := Union(bubbles)
+		report.Bubbles.Seconds += seconds(Length(Intersect(inside, there)))
+		report.Bubbles.ControlSeconds += seconds(Length(Intersect(Union(controlled), there)))
+		for _, fill := range traces.Fills {
+			if fill.Device != rank.Device {
+				continue
+			}
+			in, out := Filled(fill.Readings, inside)
+			report.Bubbles.FilledSeconds += seconds(in)
+			report.Bubbles.OutsideSeconds += seconds(out)
+		}
+	}
+	if report.Bubbles.Seconds > 0 {
+		report.Bubbles.RecoveredPct = 100 * report.Bubbles.FilledSeconds / report.Bubbles.Seconds
+		report.Bubbles.UsefulPct = 100 * usefulSeconds / report.Bubbles.Seconds
+	}
+	report.Gate = gateFigures(traces.Fills)
+	return report, mainFigures(&report.Main, traces, control, filledDevices)
+}
+
+// controlIterations are those that any device's daemon marked so.
+func controlIterations(traces Traces) map[int64]bool {
+	control := map[int64]bool{}
+	for _, events := range traces.Events {
+		for _, e := range events {
+			if e.Flags&flagControl != 0 {
+				control[e.Iteration] = true
+			}
+		}
+	}
+	return control
+}
+
+// mainFigures compares the first rank's iterations, those only in which fill
+// work was on some device.
+func mainFigures(figures *MainFigures, traces Traces, control map[int64]bool, filled map[string][]Interval) error {
+	first := slices.IndexFunc(traces.Ranks, func(r Rank) bool { return r.Rank == 0 })
+	if first < 0 {
+		return fmt.Errorf("no trace of rank 0")
+	}
+	var there []Interval
+	for _, spans := range filled {
+		there = append(there, spans...)
+	}
+	there = Union(there)
+	rank := traces.Ranks[first]
+	var iterations []Iteration
+	var baseline, withFill []float64
+	for number, span := range rank.Iterations {
+		length := span.EndNs - span.BeginNs
+		if Overlap(span, there) < length {
+			continue
+		}
+		iterations = append(iterations, Iteration{Number: number, Control: control[number], Ns: length})
+		if control[number] {
+			baseline = append(baseline, float64(length)/1e6)
+		} else {
+			withFill = append(withFill, float64(length)/1e6)
+		}
+	}
+	slices.SortFunc(iterations, func(a, b Iteration) int { return int(a.Number - b.Number) })
+	figures.Iterations = len(rank.Iterations)
+	figures.BaselineMs, figures.FilledMs = orZero(Quantile(baseline, 0.5)), orZero(Quantile(withFill, 0.5))
+	estimate, known := Overhead(iterations, blockIterations)
+	figures.OverheadKnown = known
+	figures.OverheadPct = 100 * estimate.Value
+	figures.OverheadCI95 = [2]float64{100 * estimate.Lo, 100 * estimate.Hi}
+	return nil
+}
+
+func gateFigures(fills []Fill) []GateFigures {
+	byMode := map[string][]float64{}
+	for _, fill := range fills {
+		for _, ns := range fill.OpenToRun {
+			byMode[fill.Mode] = append(byMode[fill.Mode], float64(ns)/1e3)
+		}
+	}
+	figures := []GateFigures{}
+	for mode, us := range byMode {
+		figures = append(figures, GateFigures{
+			Mode: mode, OpenToRunP50: Quantile(us, 0.5), OpenToRunP99: Quantile(us, 0.99), Openings: len(us),
+		})
+	}
+	slices.SortFunc(figures, func(a, b GateFigures) int {
+		if a.Mode < b.Mode {
+			return -1
+		}
+		return 1
+	})
+	return figures
+}
+
+func seconds(ns int64) float64 { return float64(ns) / 1e9 }
+
+func orZero(x float64) float64 {
+	if math.IsNaN(x) {
+		return 0
+	}
+	return x
+}

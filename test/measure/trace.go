@@ -1,0 +1,201 @@
+package measure
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Flags of an event, PF_EVENT_* of spank/page.h.
+const (
+	flagOffered   = 1
+	flagControl   = 2
+	flagIteration = 8
+)
+
+// Wait is one stretch in which a rank waited in a receive or the flush.
+type Wait struct {
+	Interval
+	Iteration int64
+	Kind      string
+}
+
+// Rank is what one rank of the main job traced.
+type Rank struct {
+	Rank       int
+	Device     string
+	Waits      []Wait
+	Iterations map[int64]Interval
+}
+
+// Event is one record that the node daemon drained from a main page's ring.
+type Event struct {
+	Iteration  int64  `json:"iteration"`
+	Index      int    `json:"index"`
+	BeginNs    int64  `json:"begin_ns"`
+	EndNs      int64  `json:"end_ns"`
+	DeadlineNs int64  `json:"deadline_ns"`
+	Flags      uint32 `json:"flags"`
+}
+
+// Fill is what a supervisor traced of one assignment.
+type Fill struct {
+	Assignment int64
+	Device     string
+	Mode       string
+	Readings   []Reading
+	OpenToRun  []int64 // ns, one an opening
+}
+
+// Assignment names what a fill trace belongs to; assignments.json holds them.
+type Assignment struct {
+	ID     int64  `json:"id"`
+	Device string `json:"device"`
+	Mode   string `json:"mode"`
+	Job    string `json:"job"`
+}
+
+// Traces are all raw traces of a run (docs/traces.md).
+type Traces struct {
+	Ranks  []Rank
+	Events map[string][]Event // by device
+	Fills  []Fill
+}
+
+// ReadTraces reads the traces below dir. assignments says what the fill traces
+// belong to.
+func ReadTraces(dir string, assignments []Assignment) (Traces, error) {
+	traces := Traces{Events: map[string][]Event{}}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		stem, found := strings.CutSuffix(entry.Name(), ".jsonl")
+		if !found {
+			return nil
+		}
+		kind, rest, _ := strings.Cut(stem, "-")
+		switch kind {
+		case "rank":
+			rank, err := readRank(path)
+			traces.Ranks = append(traces.Ranks, rank)
+			return err
+		case "events":
+			events, err := readLines[Event](path)
+			traces.Events[rest] = append(traces.Events[rest], events...)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return traces, err
+	}
+	if len(traces.Ranks) == 0 {
+		return traces, fmt.Errorf("%s: no rank-*.jsonl: the main job wrote no trace", dir)
+	}
+	for _, a := range assignments {
+		fill, err := readFill(dir, a)
+		if err != nil {
+			return traces, err
+		}
+		traces.Fills = append(traces.Fills, fill)
+	}
+	return traces, nil
+}
+
+func readRank(path string) (Rank, error) {
+	type record struct {
+		Type      string `json:"type"`
+		Rank      int    `json:"rank"`
+		Device    string `json:"device"`
+		Iteration int64  `json:"iteration"`
+		Kind      string `json:"kind"`
+		BeginNs   int64  `json:"begin_ns"`
+		EndNs     int64  `json:"end_ns"`
+	}
+	records, err := readLines[record](path)
+	if err != nil {
+		return Rank{}, err
+	}
+	rank := Rank{Rank: -1, Iterations: map[int64]Interval{}}
+	for _, r := range records {
+		span := Interval{r.BeginNs, r.EndNs}
+		switch r.Type {
+		case "run":
+			rank.Rank, rank.Device = r.Rank, r.Device
+		case "iteration":
+			rank.Iterations[r.Iteration] = span
+		case "wait":
+			rank.Waits = append(rank.Waits, Wait{Interval: span, Iteration: r.Iteration, Kind: r.Kind})
+		}
+	}
+	if rank.Rank < 0 {
+		return rank, fmt.Errorf("%s: no run record", path)
+	}
+	return rank, nil
+}
+
+// readFill reads one assignment's traces; a job that never ran has none.
+func readFill(dir string, a Assignment) (Fill, error) {
+	type reading struct {
+		AtNs  int64 `json:"at_ns"`
+		CPUNs int64 `json:"cpu_ns"`
+	}
+	type opening struct {
+		OpenNs int64 `json:"open_ns"`
+		RunNs  int64 `json:"run_ns"`
+	}
+	fill := Fill{Assignment: a.ID, Device: a.Device, Mode: a.Mode}
+	for _, name := range []string{"readings", "opens"} {
+		paths, err := filepath.Glob(filepath.Join(dir, "*", fmt.Sprintf("%s-%d.jsonl", name, a.ID)))
+		if err != nil {
+			return fill, fmt.Errorf("look for traces of assignment %d: %w", a.ID, err)
+		}
+		for _, path := range paths {
+			switch name {
+			case "readings":
+				records, err := readLines[reading](path)
+				if err != nil {
+					return fill, err
+				}
+				for _, r := range records {
+					fill.Readings = append(fill.Readings, Reading(r))
+				}
+			case "opens":
+				records, err := readLines[opening](path)
+				if err != nil {
+					return fill, err
+				}
+				for _, r := range records {
+					fill.OpenToRun = append(fill.OpenToRun, r.RunNs-r.OpenNs)
+				}
+			}
+		}
+	}
+	return fill, nil
+}
+
+func readLines[T any](path string) (records []T, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read trace: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	scanner := bufio.NewScanner(file)
+	for number := 1; scanner.Scan(); number++ {
+		var record T
+		if err := json.Unmarshal(scanner.Bytes(), &record); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, number, err)
+		}
+		records = append(records, record)
+	}
+	if err := scanner.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return records, nil
+}
