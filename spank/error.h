@@ -4,7 +4,7 @@
 #define PIPEFILL_ERROR_H
 
 struct pf_error {
-	char text[256];
+	char text[512];
 };
 
 /* Writes the reason, cut to what fits; error may be NULL. Returns -1, so that a

@@ -7,23 +7,14 @@
 
 #include "error.h"
 
-#define PF_MESSAGE_MAX 4096
-#define PF_PAGES_MAX 3
-
-struct pf_pages {
-	char device[256];
-	char mode[16];
-	int fd[PF_PAGES_MAX]; /* close-on-exec; -1: none */
-	int count;
-};
+#include "message.h"
 
 /* Sends verb (with device=, if not NULL) to dir/gate.sock and takes the reply,
- * all within deadline_ms. Returns 0 and the descriptors, which the caller
- * closes, or -1 and why. */
+ * all within deadline_ms. 0 and the descriptors, which the caller closes with
+ * pf_message_close, or -1 and why. */
 int pf_gate_socket_open(const char *dir, const char *verb, const char *device,
-			int deadline_ms, struct pf_pages *pages,
+			int deadline_ms, struct pf_reply *reply,
 			struct pf_error *error);
-void pf_gate_socket_close(struct pf_pages *pages);
 
 /* Maps a page after checking that it has that size, that nobody can resize it,
  * and its magic and version. writable: also for writing. NULL and why. */

@@ -54,12 +54,12 @@ static uint64_t now_ns(void)
 	return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
 }
 
-static int map_pages(struct pf_fill *fill, const struct pf_pages *pages,
+static int map_pages(struct pf_fill *fill, const struct pf_reply *pages,
 		     struct pf_error *error)
 {
-	if (pages->count != 3)
+	if (pages->fd_count != 3)
 		return pf_error_set(error, "pipefilld sent %d pages, not 3",
-				    pages->count);
+				    pages->fd_count);
 	fill->main = pf_gate_socket_map(pages->fd[0], PF_MAIN_SIZE,
 					PF_MAIN_MAGIC, 0, error);
 	if (!fill->main)
@@ -88,7 +88,7 @@ struct pf_fill *pf_fill_open(void)
 	const char *dir = getenv("PIPEFILL_DIR");
 	const char *role = getenv("PIPEFILL_ROLE");
 	struct pf_error *error = pf_lib_error();
-	struct pf_pages pages;
+	struct pf_reply pages;
 	struct pf_fill *fill;
 
 	if (!dir || !dir[0] || !role || strcmp(role, "fill")) {
@@ -112,7 +112,7 @@ struct pf_fill *pf_fill_open(void)
 		 * bubble's guard. */
 		(void) prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
 	}
-	pf_gate_socket_close(&pages);
+	pf_message_close(&pages);
 	return fill;
 }
 

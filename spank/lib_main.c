@@ -94,12 +94,12 @@ static struct pf_main *new_handle(struct pf_error *error)
 	return main;
 }
 
-static int map_pages(struct pf_main *main, const struct pf_pages *pages,
+static int map_pages(struct pf_main *main, const struct pf_reply *pages,
 		     struct pf_error *error)
 {
-	if (pages->count != 2)
+	if (pages->fd_count != 2)
 		return pf_error_set(error, "pipefilld sent %d pages, not 2",
-				    pages->count);
+				    pages->fd_count);
 	main->page = pf_gate_socket_map(pages->fd[0], PF_MAIN_SIZE,
 					PF_MAIN_MAGIC, 1, error);
 	if (!main->page)
@@ -120,7 +120,7 @@ struct pf_main *pf_open(const char *device)
 {
 	const char *dir = getenv("PIPEFILL_DIR");
 	struct pf_error *error = pf_lib_error();
-	struct pf_pages pages;
+	struct pf_reply pages;
 	struct pf_main *main;
 
 	if (!dir || !dir[0]) {
@@ -138,10 +138,10 @@ struct pf_main *pf_open(const char *device)
 		munmap(main, sizeof(*main));
 		main = NULL;
 	}
-	pf_gate_socket_close(&pages);
+	pf_message_close(&pages);
 	if (!main)
 		return NULL;
-	memcpy(main->device, pages.device, sizeof(main->device));
+	pf_message_value(&pages, "device", main->device, sizeof(main->device));
 	main->ring_head = LOAD(main->page->ring_head);
 	main->iteration = LOAD(main->page->iteration);
 	main->iteration_begin_ns = now_ns();

@@ -1,5 +1,5 @@
 # libpipefill: built, tested and measured.
-LIB_SOURCES := $(addprefix spank/,lib_main.c lib_fill.c lib_error.c gate_socket.c learn.c error.c)
+LIB_SOURCES := $(addprefix spank/,lib_main.c lib_fill.c lib_error.c gate_socket.c message.c learn.c error.c)
 LIB_HEADERS := $(wildcard spank/*.h)
 C_STANDARD := -std=c11 -D_GNU_SOURCE -Ispank -DPIPEFILL_VERSION='"$(VERSION)"'
 C_WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror

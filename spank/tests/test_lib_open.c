@@ -126,15 +126,19 @@ static void test_fork(void)
 static void test_read_only(void)
 {
 	struct fake_daemon d;
-	struct pf_pages pages;
+	struct pf_reply pages;
 	struct pf_error error;
 
 	fake_start(&d, FAKE_NONE);
 	if (tap_ok(!pf_gate_socket_open(d.dir, "open-fill", NULL, 1000, &pages,
 					&error),
 		   "open-fill is answered")) {
-		tap_ok(pages.count == 3 && !strcmp(pages.mode, "chunked") &&
-			       !strcmp(pages.device, "cpu:0"),
+		char mode[16], device[32];
+
+		pf_message_value(&pages, "mode", mode, sizeof(mode));
+		pf_message_value(&pages, "device", device, sizeof(device));
+		tap_ok(pages.fd_count == 3 && !strcmp(mode, "chunked") &&
+			       !strcmp(device, "cpu:0"),
 		       "with three pages, device and mode");
 		tap_ok(mmap(NULL, PF_MAIN_SIZE, PROT_READ | PROT_WRITE,
 			    MAP_SHARED, pages.fd[0], 0) == MAP_FAILED &&
@@ -142,7 +146,7 @@ static void test_read_only(void)
 		       "a fill job cannot map the main page for writing");
 		tap_ok(ftruncate(pages.fd[2], 0) && errno == EPERM,
 		       "nor shrink its own page under the daemon");
-		pf_gate_socket_close(&pages);
+		pf_message_close(&pages);
 	}
 	fake_stop(&d);
 }
