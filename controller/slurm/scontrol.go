@@ -1,0 +1,73 @@
+package slurm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"pipefill"
+)
+
+// scontrol runs Slurm's own tool for what slurmrestd cannot do: pin a job to a
+// node, write the administrator's comment, requeue. A call takes 10-20 ms.
+type scontrol struct {
+	path    string
+	conf    string
+	timeout time.Duration
+}
+
+// run gives scontrol its arguments as they are; no shell sees them.
+func (s scontrol) run(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "SLURM_TIME_FORMAT=standard")
+	if s.conf != "" {
+		cmd.Env = append(cmd.Env, "SLURM_CONF="+s.conf)
+	}
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err == nil {
+		return stdout.String(), nil
+	}
+	if ctx.Err() != nil {
+		return "", pipefill.Errorf(pipefill.CodeUnavailable, "scontrol %s: no answer in %s: %w; is slurmctld running?", args[0], s.timeout, ctx.Err())
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
+		return "", pipefill.Errorf(pipefill.CodeUnavailable, "scontrol cannot be run: %w; install Slurm's client programs", err)
+	}
+	return "", refusedBy(args[0], stdout.String()+stderr.String())
+}
+
+func refusedBy(verb, said string) error {
+	said = strings.Join(strings.Fields(said), " ")
+	code := pipefill.CodeUnavailable
+	for _, known := range [...]struct {
+		text string
+		code pipefill.Code
+	}{
+		{"Invalid job id", pipefill.CodeNotFound},
+		{"ccess/permission denied", pipefill.CodeDenied},
+		{"User not found", pipefill.CodeDenied},
+		{"already completing or completed", pipefill.CodeConflict},
+		{"no longer pending", pipefill.CodeConflict},
+		{"is pending execution", pipefill.CodeConflict},
+		{"presently disabled", pipefill.CodeConflict},
+		{"Transition to job state", pipefill.CodeConflict},
+		{"Invalid node name", pipefill.CodeInvalid},
+		{"not available", pipefill.CodeConflict},
+	} {
+		if strings.Contains(said, known.text) {
+			code = known.code
+			break
+		}
+	}
+	return &pipefill.Error{Code: code, Message: fmt.Sprintf("scontrol %s: %.300s", verb, said)}
+}
