@@ -1,0 +1,157 @@
+package executor
+
+import (
+	"slices"
+	"time"
+
+	"pipefill"
+	"pipefill/api"
+)
+
+// A drain reads the events of one main page as the main job writes them, and
+// sums them up: the bubble cycle, the totals, and the iterations for the
+// governor. What it reads may be anything; all of it is bounded.
+type drain struct {
+	tail      uint64
+	lost      uint64 // events overwritten before they were read
+	iterBegin int64
+	iterCount uint64
+	iterSum   int64 // bubbles of the iteration so far
+	lengths   window
+	bubbles   [256]bubbleStats
+	totals    api.MainTotals
+}
+
+type bubbleStats struct {
+	kind      pipefill.BubbleKind
+	lengths   window
+	starts    window
+	freeBytes int64
+	seenAt    uint64 // iterCount
+}
+
+// window is the last 16 values, as the library keeps them.
+type window struct {
+	values [16]int64
+	n      uint64
+}
+
+func (w *window) add(v int64) {
+	w.values[w.n%16] = v
+	w.n++
+}
+
+// quantile q of 4 quarters: 1 is the lower quartile, 2 the median.
+func (w *window) quantile(q int) int64 {
+	n := int(min(w.n, 16))
+	if n == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(w.values[:n]))
+	return sorted[min(n-1, n*q/4)]
+}
+
+const (
+	// Lengths beyond these are lies or a machine that slept.
+	longestBubble    = int64(10 * time.Minute)
+	longestIteration = int64(time.Hour)
+	// A bubble is known from this many lengths on, as in the library.
+	learnedLeast = 8
+)
+
+// eventCopy is an event that was read whole.
+type eventCopy struct {
+	iteration, freeBytes uint64
+	begin, end, deadline int64
+	index, kind, flags   uint32
+}
+
+// events calls each for every whole event since the last call.
+func (d *drain) events(m *mainPage, each func(eventCopy)) {
+	head := m.RingHead.Load()
+	if head < d.tail {
+		d.tail = head // written by a fresh handle, or a lie
+	}
+	if head-d.tail > ringEvents {
+		d.lost += head - d.tail - ringEvents
+		d.tail = head - ringEvents
+	}
+	for ; d.tail < head; d.tail++ {
+		e := &m.Ring[d.tail%ringEvents]
+		seq := e.Seq.Load()
+		c := eventCopy{
+			iteration: e.Iteration.Load(), freeBytes: e.FreeBytes.Load(),
+			begin: int64(e.BeginNs.Load()), end: int64(e.EndNs.Load()), deadline: int64(e.DeadlineNs.Load()),
+			index: e.Index.Load(), kind: e.Kind.Load(), flags: e.Flags.Load(),
+		}
+		if seq != d.tail+1 || e.Seq.Load() != seq {
+			d.lost++ // overwritten meanwhile
+			continue
+		}
+		if c.begin <= 0 || c.end < c.begin || c.end-c.begin > longestIteration {
+			continue
+		}
+		each(c)
+	}
+}
+
+// take sums an event up. It returns the iteration that ended, if one did.
+func (d *drain) take(e eventCopy) (it iteration, ended bool) {
+	if e.flags&eventIteration != 0 {
+		return d.takeIteration(e)
+	}
+	length := e.end - e.begin
+	if length > longestBubble || e.index > 255 {
+		return iteration{}, false
+	}
+	kind := pipefill.BubbleKind(e.kind)
+	b := &d.bubbles[e.index]
+	b.kind, b.freeBytes, b.seenAt = kind, int64(min(e.freeBytes, 1<<50)), d.iterCount
+	b.lengths.add(length)
+	if d.iterBegin != 0 && e.begin >= d.iterBegin {
+		b.starts.add(e.begin - d.iterBegin)
+	}
+	if kind.Offered() && e.flags&eventControl == 0 {
+		d.iterSum += length
+		if e.flags&eventOffered != 0 && e.deadline > e.begin {
+			d.totals.OfferedNs += min(e.end, e.deadline) - e.begin
+		}
+	}
+	return iteration{}, false
+}
+
+func (d *drain) takeIteration(e eventCopy) (iteration, bool) {
+	d.iterBegin = e.end
+	d.iterCount++
+	d.totals.Iterations++
+	control := e.flags&eventControl != 0
+	if control {
+		d.totals.ControlIterations++
+	} else {
+		d.totals.BubbleNs += d.iterSum
+	}
+	d.iterSum = 0
+	d.lengths.add(e.end - e.begin)
+	return iteration{number: e.iteration, length: time.Duration(e.end - e.begin), control: control}, true
+}
+
+// cycle is the bubbles that are offered, at their usable length.
+func (d *drain) cycle(share float64, guard, least time.Duration) pipefill.BubbleCycle {
+	c := pipefill.BubbleCycle{Version: 1, IterationNs: d.lengths.quantile(2), Bubbles: []pipefill.Bubble{}}
+	for i := range d.bubbles {
+		b := &d.bubbles[i]
+		// One that did not come for 16 iterations is no longer of the cycle.
+		if b.lengths.n < learnedLeast || !b.kind.Offered() || d.iterCount-b.seenAt > 16 {
+			continue
+		}
+		length := b.lengths.quantile(1)
+		usable := min(int64(float64(length)*share), length-int64(guard))
+		if usable < int64(least) {
+			continue
+		}
+		c.Bubbles = append(c.Bubbles, pipefill.Bubble{
+			Index: i, Kind: b.kind.String(), StartNs: b.starts.quantile(1), DurationNs: usable, FreeBytes: b.freeBytes,
+		})
+	}
+	return c
+}
