@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_plugin_remote.c - slurmstepd's side against daemons of every sort. */
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fake_slurm.h"
+#include "plugin.h"
+#include "tap.h"
+
+/* An attach.sock that gives one reply after the other, the last again. */
+struct daemon {
+	char dir[64];
+	int listener;
+	const char *replies[4];
+	char requests[16][4097];
+	int count;
+	pthread_t thread;
+};
+
+static void *serve(void *arg)
+{
+	struct daemon *d = arg;
+
+	for (;;) {
+		int client = accept(d->listener, NULL, NULL);
+		int i = d->count < 3 ? d->count : 3;
+		ssize_t n;
+
+		if (client < 0)
+			return NULL;
+		n = recv(client, d->requests[d->count % 16], 4096, 0);
+		if (n > 0) {
+			d->requests[d->count % 16][n] = '\0';
+			while (i > 0 && !d->replies[i])
+				i--;
+			d->count++;
+			(void) send(client, d->replies[i],
+				    strlen(d->replies[i]), MSG_NOSIGNAL);
+		}
+		close(client);
+	}
+}
+
+/* With no first reply: listens and never accepts. */
+static void start(struct daemon *d, const char *first, const char *second)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	memset(d, 0, sizeof(*d));
+	strcpy(d->dir, "/tmp/pf-plugin-XXXXXX");
+	if (!mkdtemp(d->dir))
+		abort();
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/attach.sock",
+		 d->dir);
+	d->replies[0] = first;
+	d->replies[1] = second;
+	d->listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	if (bind(d->listener, (struct sockaddr *) &address, sizeof(address)) ||
+	    listen(d->listener, 4))
+		abort();
+	if (first && pthread_create(&d->thread, NULL, serve, d))
+		abort();
+}
+
+static void stop(struct daemon *d)
+{
+	char path[128];
+
+	shutdown(d->listener, SHUT_RDWR);
+	if (d->replies[0])
+		pthread_join(d->thread, NULL);
+	close(d->listener);
+	snprintf(path, sizeof(path), "%s/attach.sock", d->dir);
+	unlink(path);
+	rmdir(d->dir);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static struct pf_remote new_remote(const char *dir)
+{
+	struct pf_remote remote = { .site = { .hold_wait_s = 1 } };
+
+	strcpy(remote.site.run_dir, dir);
+	strcpy(remote.site.fill_partitions, "spare,pipefill");
+	return remote;
+}
+
+static void test_main_attaches(void)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+
+	start(&d, "ok\ndir=/run/pf\ndevices=cpu:0 cpu:1\n", NULL);
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, "budget=1%");
+	tap_ok(remote.role == PF_ROLE_MAIN &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DIR"), "/run/pf") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DEVICES"),
+			       "cpu:0 cpu:1") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "main"),
+	       "a main job gets its devices");
+	tap_ok(!strcmp(d.requests[0],
+		       "pipefill 1 main\ncluster=test\njob=7\n"
+		       "step=4294967291\nuid=1000\nnode=n0\ntasks=1\n"
+		       "restarts=0\noptions=budget=1%\n"),
+	       "and is named whole");
+	remote.status = 256;
+	pf_remote_finish(&slurm, &remote);
+	tap_ok(strstr(d.requests[1], "pipefill 1 leave\n") &&
+		       strstr(d.requests[1], "status=256\n"),
+	       "its end is told");
+	stop(&d);
+}
+
+/* A main job must not notice: in time, no role, nothing set, one line. */
+static void test_main_unharmed(const char *what, const char *reply,
+			       const char *dir)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	int64_t begin;
+
+	start(&d, reply, NULL);
+	remote = new_remote(dir ? dir : d.dir);
+	begin = now_ms();
+	pf_remote_start(&slurm, &remote, "");
+	pf_remote_forked(&slurm, &remote);
+	pf_remote_task(&slurm, &remote);
+	pf_remote_finish(&slurm, &remote);
+	/* 50 ms are the deadline, the rest is for a busy machine. */
+	tap_ok(now_ms() - begin < 500 && remote.role == PF_ROLE_NONE &&
+		       !fake_get(&fake, "PIPEFILL_ROLE"),
+	       "%s: a main job runs on after %d ms: %s", what,
+	       (int) (now_ms() - begin), fake.logs);
+	stop(&d);
+}
+
+static void test_fill(void)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+
+	fake_set_env(&fake, "SLURM_JOB_PARTITION", "pipefill");
+	start(&d, "wait\n",
+	      "ok\nassignment=3\ndevice=gpu:GPU-1\nmode=chunked\ndir=/r\n");
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, "fill,mode=chunked");
+	tap_ok(remote.assigned && d.count == 2 &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "fill") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_MODE"), "chunked") &&
+		       !strcmp(fake_get(&fake, "CUDA_VISIBLE_DEVICES"),
+			       "GPU-1"),
+	       "a fill job waits for its device and is told it");
+	fake.items[PF_ITEM_TASK_PID] = 0;
+	pf_remote_forked(&slurm, &remote);
+	tap_ok(strstr(d.requests[2], "pipefill 1 task\n") != NULL,
+	       "its task is handed over");
+	pf_remote_task(&slurm, &remote);
+	tap_ok(1, "and runs");
+	stop(&d);
+}
+
+static void test_fill_held_back(const char *what, const char *reply)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	int status = 0;
+	pid_t task;
+
+	fake_set_env(&fake, "SLURM_JOB_PARTITION", "spare");
+	start(&d, reply ? reply : "ok\n", NULL);
+	remote = new_remote(reply ? d.dir : "/nonexistent");
+	/* Even if its owner says it is a main job. */
+	pf_remote_start(&slurm, &remote, "budget=1%");
+	task = fork();
+	if (!task) {
+		close(STDERR_FILENO);
+		pf_remote_task(&slurm, &remote);
+		_exit(0);
+	}
+	waitpid(task, &status, 0);
+	tap_ok(WIFEXITED(status) && WEXITSTATUS(status) == 199,
+	       "%s: a fill job does not run: %s", what, fake.logs);
+	stop(&d);
+}
+
+static void test_task_not_taken(void)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	int status = 0;
+	pid_t task;
+
+	fake_set_env(&fake, "SLURM_JOB_PARTITION", "pipefill");
+	start(&d, "ok\nassignment=3\ndevice=cpu:0\nmode=signal\ndir=/r\n",
+	      "error\nmessage=no such cgroup\n");
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, NULL);
+	task = fork();
+	if (!task) {
+		pause();
+		_exit(0);
+	}
+	fake.items[PF_ITEM_TASK_PID] = task;
+	pf_remote_forked(&slurm, &remote);
+	waitpid(task, &status, 0);
+	tap_ok(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
+	       "a task that cannot be stopped later does not start: %s",
+	       fake.logs);
+	stop(&d);
+}
+
+static void test_others(void)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+
+	start(&d, "other\n", NULL);
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, NULL);
+	pf_remote_task(&slurm, &remote);
+	tap_ok(remote.role == PF_ROLE_NONE && d.count == 1,
+	       "a job of neither sort is asked about once and left alone");
+	stop(&d);
+	start(&d, "none\n", NULL);
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, NULL);
+	tap_ok(remote.role == PF_ROLE_FILL && !remote.assigned,
+	       "a forged partition does not free a fill job's step");
+	stop(&d);
+	fake_set_env(&fake, "PIPEFILL_OPTIONS", "no such key");
+	start(&d, "other\n", NULL);
+	remote = new_remote(d.dir);
+	pf_remote_start(&slurm, &remote, NULL);
+	tap_ok(remote.role == PF_ROLE_NONE && strstr(fake.logs, "left aside"),
+	       "a mistake that came through slurmrestd harms nobody: %s",
+	       fake.logs);
+	fake.fail_items = 1;
+	fake.fail_set = 1;
+	pf_remote_start(&slurm, &remote, "");
+	pf_remote_forked(&slurm, &remote);
+	pf_remote_task_ended(&slurm, &remote);
+	pf_remote_finish(&slurm, &remote);
+	tap_ok(1, "a Slurm that fails every call is survived");
+	stop(&d);
+	fake.fail_items = 0;
+	fake.items[PF_ITEM_STEP_ID] = PF_STEP_EXTERN;
+	remote = new_remote("/nonexistent");
+	pf_remote_start(&slurm, &remote, "");
+	tap_ok(remote.role == PF_ROLE_NONE, "the extern step is left alone");
+}
+
+static void test_site(void)
+{
+	struct fake_slurm fake;
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	char *args[] = { "run_dir=/run/x/%n", "fill_partitions=a,b",
+			 "hold_wait_s=5",     "colour=blue",
+			 "run_dir=relative",  "hold_wait_s=0" };
+	struct pf_site site;
+	char dir[64];
+
+	pf_site_read(&slurm, 6, args, &site);
+	tap_ok(!strcmp(site.run_dir, "/run/x/%n") &&
+		       !strcmp(site.fill_partitions, "a,b") &&
+		       site.hold_wait_s == 5,
+	       "the arguments of plugstack.conf arrive");
+	tap_ok(strstr(fake.logs, "colour=blue") &&
+		       strstr(fake.logs, "run_dir=relative") &&
+		       strstr(fake.logs, "hold_wait_s=0"),
+	       "wrong ones are named and left aside");
+	tap_ok(!pf_site_run_dir(&slurm, &site, dir, sizeof(dir)) &&
+		       !strcmp(dir, "/run/x/n0"),
+	       "%%n is the node");
+	fake_set_env(&fake, "SLURMD_NODENAME", "../../tmp/mine");
+	tap_ok(pf_site_run_dir(&slurm, &site, dir, sizeof(dir)) == -1,
+	       "a node's name leaves no directory");
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	test_main_attaches();
+	test_main_unharmed("no daemon", "ok\n", "/nonexistent");
+	test_main_unharmed("hangs before accept", NULL, NULL);
+	test_main_unharmed("garbage", "\x01\x02 no line at all, and long",
+			   NULL);
+	test_main_unharmed("refuses", "error\nmessage=full\n", NULL);
+	test_main_unharmed("has no device", "none\n", NULL);
+	test_fill();
+	test_fill_held_back("no daemon", NULL);
+	test_fill_held_back("no assignment", "none\n");
+	test_fill_held_back("garbage", "\x01\x02\x03");
+	test_task_not_taken();
+	test_others();
+	test_site();
+	return tap_done();
+}
