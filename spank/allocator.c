@@ -39,21 +39,25 @@ int pf_allocator_post_opt(const struct pf_slurm *slurm, int option_given)
 		const char *value = getenv(names[i]);
 		struct pf_options options;
 		struct pf_error error;
-		char text[640];
+		char text[704];
 
 		if (!value)
 			continue;
 		if (pf_options_parse(value, &options, &error)) {
-			(void) snprintf(text, sizeof(text), "%s: %s", names[i],
-					error.text);
+			/* Here a return code is ignored under `optional`, so
+			 * that the user must be told what happens. */
+			(void) snprintf(text, sizeof(text),
+					"%s: %s; submitted without it",
+					names[i], error.text);
 			slurm->error(slurm->context, text);
-			return -1;
+			(void) unsetenv("PIPEFILL_OPTIONS");
+			return 0;
 		}
 		if (setenv("PIPEFILL_OPTIONS", value, 1)) {
 			slurm->error(slurm->context,
 				     "pipefill: no memory for the "
 				     "environment");
-			return -1;
+			return 0;
 		}
 		return 0;
 	}

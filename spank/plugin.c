@@ -3,9 +3,10 @@
  *
  * | context            | hook                     | returns              |
  * |--------------------|--------------------------|----------------------|
- * | sbatch salloc srun | option, init_post_opt    | -1 on the user's own |
+ * | sbatch salloc srun | option                   | -1 on the user's own |
  * |                    |                          | mistake, so that     |
  * |                    |                          | nothing is queued    |
+ * |                    | init_post_opt            | always 0             |
  * | slurmstepd         | init_post_opt,           | always 0: another    |
  * |                    | task_post_fork,          | value drains nodes   |
  * |                    | task_init, task_exit,    | under `required` and |
