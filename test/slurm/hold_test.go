@@ -1,0 +1,172 @@
+//go:build slurm
+
+package slurmtest
+
+import (
+	"strings"
+	"testing"
+
+	"pipefill"
+	"pipefill/controller/slurm"
+)
+
+// TestHold takes jobs through hold, pin, release and requeue with the real
+// slurmrestd and scontrol.
+func TestHold(t *testing.T) {
+	c := newCluster(t, "--no-daemons", "--no-plugin")
+	ctx := t.Context()
+
+	t.Run("speaks the newest version served", func(t *testing.T) {
+		version, err := c.client.Ping(ctx)
+		if err != nil || version != "v0.0.38" {
+			t.Errorf("%s, %v", version, err)
+		}
+		nodes, err := c.client.Nodes(ctx)
+		if err != nil || len(nodes) != 2 || nodes[0].Down || nodes[0].CPUs != 2 || nodes[0].FreeBytes != 4000<<20 {
+			t.Errorf("%+v, %v", nodes, err)
+		}
+	})
+
+	t.Run("an unknown job is not found", func(t *testing.T) {
+		if _, err := c.client.Job(ctx, 999999999); pipefill.ErrorCode(err) != pipefill.CodeNotFound {
+			t.Errorf("got %v", err)
+		}
+		if err := c.client.Cancel(ctx, 999999999); err != nil {
+			t.Errorf("cancel: %v", err)
+		}
+	})
+
+	t.Run("a fill job waits, runs where it is pinned, and comes back held", func(t *testing.T) {
+		id := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill", "--time=10")
+		j := c.job(t, id)
+		if !j.Held || !j.Pending() || !j.Requeue || !j.Batch || j.User != "pf_ann" || j.TimeLimitMin != 10 {
+			t.Fatalf("submitted: %+v", j)
+		}
+		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+			t.Fatal(err)
+		}
+		j = c.awaitJob(t, id, "to run", slurm.Job.Running)
+		if j.Nodes != "n1" || j.PinnedNode != "n1" || j.RequestedNodes != "" {
+			t.Errorf("running: %+v", j)
+		}
+		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+			t.Errorf("again: %v", err)
+		}
+		if err := c.client.SetTimeLimit(ctx, id, 90); err != nil {
+			t.Error(err)
+		}
+		if got := c.job(t, id).TimeLimitMin; got != 90 {
+			t.Errorf("limit %d", got)
+		}
+		if err := c.client.RequeueHold(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitJob(t, id, "to be pending and held", func(j slurm.Job) bool { return j.Pending() && j.Held })
+
+		// The second attempt must not wait for the 121 s that a requeue costs.
+		if err := c.client.PinRelease(ctx, id, "n0"); err != nil {
+			t.Fatal(err)
+		}
+		j = c.awaitJob(t, id, "to run again", slurm.Job.Running)
+		if j.Nodes != "n0" || j.Restarts != 1 {
+			t.Errorf("second attempt: %+v", j)
+		}
+		if err := c.client.Cancel(ctx, id); err != nil {
+			t.Error(err)
+		}
+		c.awaitJob(t, id, "to end", slurm.Job.Ended)
+		if err := c.client.Cancel(ctx, id); err != nil {
+			t.Errorf("cancel again: %v", err)
+		}
+	})
+
+	t.Run("its user's own node list survives a pin", func(t *testing.T) {
+		id := c.sbatch(t, "pf_bob", "sleep 300", "-p", "pipefill", "-w", "n1", "-x", "n0")
+		if err := c.client.PinRelease(ctx, id, "n0"); pipefill.ErrorCode(err) != pipefill.CodeConflict {
+			t.Errorf("pinned against its user's will: %v", err)
+		}
+		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+			t.Fatal(err)
+		}
+		if j := c.job(t, id); j.PinnedNode != "n1" || j.RequestedNodes != "n1" {
+			t.Errorf("pinned: %+v", j)
+		}
+		if err := c.client.RequeueHold(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitJob(t, id, "to be held", func(j slurm.Job) bool { return j.Pending() && j.Held })
+		if err := c.client.Hold(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if j := c.job(t, id); j.PinnedNode != "" || j.RequestedNodes != "n1" || j.ExcludedNodes != "n0" {
+			t.Errorf("unpinned: %+v", j)
+		}
+	})
+
+	t.Run("array tasks are held, released and cancelled one by one", func(t *testing.T) {
+		first := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill", "--array=1-6")
+		tasks := func() map[int64]slurm.Job {
+			jobs, err := c.client.Jobs(ctx, []string{"pipefill"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := map[int64]slurm.Job{}
+			for _, j := range jobs {
+				if j.ArrayID == first && !j.Ended() {
+					found[j.ArrayTask] = j
+				}
+			}
+			return found
+		}
+		before := tasks()
+		if len(before) != 4 || !before[1].Held || !before[4].Held {
+			t.Fatalf("split: %+v", before)
+		}
+		if err := c.client.PinRelease(ctx, before[2].ID, "n1"); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitJob(t, before[2].ID, "to run", slurm.Job.Running)
+		for task, j := range tasks() {
+			if task != 2 && !j.Held {
+				t.Errorf("task %d was released too: %+v", task, j)
+			}
+		}
+		for _, task := range []int64{1, 3} {
+			if err := c.client.Cancel(ctx, before[task].ID); err != nil {
+				t.Error(err)
+			}
+		}
+		// The last task of the record carries the array's own number: only it may go. Tasks come forth as others leave.
+		for range 3 {
+			for _, j := range tasks() {
+				if j.ArrayTask >= 4 {
+					if err := c.client.Cancel(ctx, j.ID); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}
+		left := tasks()
+		if len(left) != 1 || !left[2].Running() {
+			t.Errorf("the running task went with the others: %+v", left)
+		}
+	})
+
+	t.Run("a job that may not be requeued comes back all the same", func(t *testing.T) {
+		id := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill", "--no-requeue")
+		if j := c.job(t, id); j.Requeue || !strings.Contains(j.AdminComment, "norequeue") {
+			t.Errorf("submitted: %+v", j)
+		}
+		if err := c.client.PinRelease(ctx, id, "n0"); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitJob(t, id, "to run", slurm.Job.Running)
+		if err := c.client.RequeueHold(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		j := c.awaitJob(t, id, "to be held", func(j slurm.Job) bool { return j.Pending() && j.Held })
+		if j.Requeue {
+			t.Error("the user's --no-requeue was forgotten")
+		}
+	})
+}
