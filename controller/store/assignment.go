@@ -1,0 +1,128 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"pipefill"
+)
+
+// Assignment is an attempt, with the row of its job.
+type Assignment struct {
+	pipefill.Assignment
+	FillJobID  int64
+	Requeue    bool // its job may be restarted
+	ExitCode   int
+	ReservedMs int64
+	ReleasedMs int64
+	EndedMs    int64
+}
+
+const assignmentColumns = `a.id, a.fill_job_id, j.cluster, j.job_id, a.submit_ms, a.restarts, j.uid, j.user, j.account, a.node, a.device,
+	a.main_job_id, a.main_submit_ms, a.main_restarts, j.mem_bytes, j.limit_ms, j.requeue, a.state, a.outcome, a.reason, a.exit_code,
+	a.reserved_ms, a.released_ms, a.ended_ms`
+
+func scanAssignment(rows *sql.Rows) (Assignment, error) {
+	var a Assignment
+	err := rows.Scan(&a.ID, &a.FillJobID, &a.Job.Cluster, &a.Job.JobID, &a.Job.SubmitMs, &a.Job.Restarts, &a.UID, &a.User, &a.Account,
+		&a.Node, &a.Device, &a.MainJob.JobID, &a.MainJob.SubmitMs, &a.MainJob.Restarts, &a.MemBytes, &a.DeviceTimeMs, &a.Requeue,
+		&a.State, &a.Outcome, &a.Reason, &a.ExitCode, &a.ReservedMs, &a.ReleasedMs, &a.EndedMs)
+	a.MainJob.Cluster = a.Job.Cluster
+	return a, err
+}
+
+// Live lists the assignments that have not ended.
+func (s *Store) Live(ctx context.Context) ([]Assignment, error) {
+	return query(ctx, s.reader, scanAssignment, "SELECT "+assignmentColumns+
+		" FROM assignment a JOIN fill_job j ON j.id = a.fill_job_id WHERE a.state <> 'ended' ORDER BY a.id")
+}
+
+// AttemptsOf lists all assignments of a job, oldest first.
+func (s *Store) AttemptsOf(ctx context.Context, fillJobID int64) ([]Assignment, error) {
+	return query(ctx, s.reader, scanAssignment, "SELECT "+assignmentColumns+
+		" FROM assignment a JOIN fill_job j ON j.id = a.fill_job_id WHERE a.fill_job_id = ? ORDER BY a.id", fillJobID)
+}
+
+// Reserve writes a new assignment of job to a device, in state reserved. The
+// database itself refuses a second one of the job or the device.
+func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64) (int64, error) {
+	var id int64
+	err := s.write(ctx, "reserve", func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx, `INSERT INTO assignment (fill_job_id, submit_ms, restarts, node, device, main_job_id, main_submit_ms,
+				main_restarts, state, reserved_ms) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9
+			WHERE EXISTS (SELECT 1 FROM fill_job WHERE id = ?1 AND outcome = '')`,
+			job.ID, job.SubmitMs, job.Restarts, node, device, main.JobID, main.SubmitMs, main.Restarts, nowMs)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n != 1 {
+			return fmt.Errorf("job %d has ended meanwhile (%w)", job.JobID, err)
+		}
+		id, err = result.LastInsertId()
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET attempts = attempts + 1, front = 0 WHERE id = ?", job.ID)
+		return err
+	})
+	return id, err
+}
+
+// Advance writes that an assignment has come to state, which is not ended;
+// states only go forward, and writing one again changes nothing.
+func (s *Store) Advance(ctx context.Context, id int64, state pipefill.AssignmentState, nowMs int64) error {
+	before := map[pipefill.AssignmentState]string{
+		pipefill.AssignmentReleased: "'reserved'",
+		pipefill.AssignmentAttached: "'reserved', 'released'",
+		pipefill.AssignmentRunning:  "'reserved', 'released', 'attached'",
+	}[state]
+	if before == "" {
+		return fmt.Errorf("advance assignment %d: not to state %q", id, state)
+	}
+	return s.write(ctx, "advance assignment", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")",
+			state, nowMs, id)
+		return err
+	})
+}
+
+// End ends an assignment and, with jobOutcome, its job, in one step. Without
+// it the job goes back to the queue, before its peers. An assignment that has
+// ended keeps its outcome.
+func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
+	return s.write(ctx, "end assignment", func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?, reason = ?, exit_code = ?, ended_ms = ?
+			WHERE id = ? AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		var job int64
+		if err := tx.QueryRowContext(ctx, "SELECT fill_job_id FROM assignment WHERE id = ?", id).Scan(&job); err != nil {
+			return err
+		}
+		if jobOutcome != "" {
+			return endJob(ctx, tx, job, jobOutcome, reason, nowMs)
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1 WHERE id = ? AND outcome = ''", job)
+		return err
+	})
+}
+
+// Ended tells which of ids are assignments that have ended or never were: the
+// node may drop them.
+func (s *Store) Ended(ctx context.Context, ids []int64) (map[int64]bool, error) {
+	ended := map[int64]bool{}
+	for _, id := range ids {
+		var live bool
+		err := s.reader.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM assignment WHERE id = ? AND state <> 'ended')", id).Scan(&live)
+		if err != nil {
+			return nil, fmt.Errorf("look up assignment %d: %w", id, err)
+		}
+		ended[id] = !live
+	}
+	return ended, nil
+}

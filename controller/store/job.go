@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"pipefill"
+)
+
+// FillJob is a row of the queue.
+type FillJob struct {
+	ID            int64
+	Cluster       string
+	JobID         int64
+	SubmitMs      int64 // of the attempt that comes: a requeue moves it
+	Restarts      int
+	ArrayTask     int64
+	Name          string
+	UID           uint32
+	User          string
+	Account       string
+	Partition     string
+	MemBytes      int64 // device memory asked for; 0: unknown
+	LimitMs       int64 // the user's --time, which means device time
+	Requeue       bool  // false: never restarted
+	RequiredNodes string
+	ExcludedNodes string
+	Unfit         string // why it can never run; ""
+	UserHeld      bool
+	Priority      int64 // among its owner's jobs
+	SitePriority  int64 // an operator's, before all else
+	Front         bool  // was evicted: goes before its peers
+	Attempts      int
+	FirstMs       int64 // of its first sighting: its place in the queue
+	Outcome       pipefill.Outcome
+	Reason        string
+	EndedMs       int64
+	DeviceMs      int64 // charged so far, all attempts
+	ExpectMs      int64 // device time of jobs like it; 0: no history
+}
+
+// Key names the attempt that comes.
+func (j FillJob) Key() pipefill.JobKey {
+	return pipefill.JobKey{Cluster: j.Cluster, JobID: j.JobID, SubmitMs: j.SubmitMs, Restarts: j.Restarts}
+}
+
+const jobColumns = `j.id, j.cluster, j.job_id, j.submit_ms, j.restarts, j.array_task, j.name, j.uid, j.user, j.account, j.partition,
+	j.mem_bytes, j.limit_ms, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
+	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms,
+	(SELECT coalesce(sum(u.device_ns), 0) / 1000000 FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
+
+func scanJob(rows *sql.Rows) (FillJob, error) {
+	var j FillJob
+	err := rows.Scan(&j.ID, &j.Cluster, &j.JobID, &j.SubmitMs, &j.Restarts, &j.ArrayTask, &j.Name, &j.UID, &j.User, &j.Account, &j.Partition,
+		&j.MemBytes, &j.LimitMs, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
+		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeviceMs)
+	return j, err
+}
+
+// OpenJobs lists the jobs that have not ended.
+func (s *Store) OpenJobs(ctx context.Context) ([]FillJob, error) {
+	return query(ctx, s.reader, scanJob, "SELECT "+jobColumns+" FROM fill_job j WHERE j.outcome = '' ORDER BY j.first_ms, j.job_id")
+}
+
+// Jobs lists open jobs and those that ended since sinceMs, of one user or, for
+// "", of all.
+func (s *Store) Jobs(ctx context.Context, user string, sinceMs int64) ([]FillJob, error) {
+	return query(ctx, s.reader, scanJob, "SELECT "+jobColumns+` FROM fill_job j
+		WHERE (j.outcome = '' OR j.ended_ms >= ?2) AND (?1 = '' OR j.user = ?1) ORDER BY j.first_ms, j.job_id`, user, sinceMs)
+}
+
+// JobByID returns the newest row of a job number; not_found if there is none.
+func (s *Store) JobByID(ctx context.Context, cluster string, jobID int64) (FillJob, error) {
+	jobs, err := query(ctx, s.reader, scanJob, "SELECT "+jobColumns+
+		" FROM fill_job j WHERE j.cluster = ? AND j.job_id = ? ORDER BY j.id DESC LIMIT 1", cluster, jobID)
+	if err == nil && len(jobs) == 0 {
+		err = pipefill.Errorf(pipefill.CodeNotFound, "fill job %d: there is none; pipefill-cli queue lists them", jobID)
+	}
+	if err != nil {
+		return FillJob{}, err
+	}
+	return jobs[0], nil
+}
+
+// SeeJobs takes in what Slurm says of jobs of the fill partitions: new ones get
+// a row, known ones what may change while they are pending. A requeue moves the
+// attempt (SubmitMs, Restarts). A row whose job number Slurm has given to
+// another job ends as lost. Limits and the right to requeue stay as first seen:
+// later ones may be ours.
+func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
+	return s.write(ctx, "see jobs", func(tx *sql.Tx) error {
+		for _, j := range seen {
+			if err := seeJob(ctx, tx, nowMs, j); err != nil {
+				return fmt.Errorf("job %d: %w", j.JobID, err)
+			}
+		}
+		return nil
+	})
+}
+
+func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
+	_, err := tx.ExecContext(ctx, `UPDATE fill_job SET outcome = 'lost', reason = 'its job number now belongs to another job', ended_ms = ?
+		WHERE cluster = ? AND job_id = ? AND outcome = '' AND (uid <> ? OR restarts > ? OR (restarts = ? AND submit_ms <> ?))
+		AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.fill_job_id = fill_job.id AND a.state <> 'ended')`,
+		nowMs, j.Cluster, j.JobID, j.UID, j.Restarts, j.Restarts, j.SubmitMs)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
+			mem_bytes, limit_ms, requeue, required_nodes, excluded_nodes, unfit, first_ms)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
+			name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
+			required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes
+		WHERE submit_ms <> excluded.submit_ms OR restarts <> excluded.restarts OR name <> excluded.name OR account <> excluded.account
+			OR partition <> excluded.partition OR unfit <> excluded.unfit OR required_nodes <> excluded.required_nodes
+			OR excluded_nodes <> excluded.excluded_nodes`,
+		j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
+		j.MemBytes, j.LimitMs, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
+	return err
+}
+
+// EndJob gives an open job its outcome; a job that has one keeps it.
+func (s *Store) EndJob(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
+	return s.write(ctx, "end job", func(tx *sql.Tx) error { return endJob(ctx, tx, id, outcome, reason, nowMs) })
+}
+
+func endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
+	_, err := tx.ExecContext(ctx, "UPDATE fill_job SET outcome = ?, reason = ?, ended_ms = ? WHERE id = ? AND outcome = ''", outcome, reason, nowMs, id)
+	return err
+}
+
+// SetHeld holds or releases an open job on a person's behalf.
+func (s *Store) SetHeld(ctx context.Context, id int64, held bool) error {
+	return s.write(ctx, "hold job", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET user_held = ? WHERE id = ? AND outcome = ''", held, id)
+		return err
+	})
+}
+
+// SetPriority sets an open job's priority, the site's or the owner's.
+func (s *Store) SetPriority(ctx context.Context, id, priority int64, site bool) error {
+	column := "priority"
+	if site {
+		column = "site_priority"
+	}
+	return s.write(ctx, "set priority", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET "+column+" = ? WHERE id = ? AND outcome = ''", priority, id)
+		return err
+	})
+}
+
+// Expectations returns the mean device time, in ms, of completed jobs by user
+// and name.
+func (s *Store) Expectations(ctx context.Context) (map[[2]string]int64, error) {
+	type row struct {
+		key [2]string
+		ms  int64
+	}
+	rows, err := query(ctx, s.reader, func(r *sql.Rows) (row, error) {
+		var out row
+		err := r.Scan(&out.key[0], &out.key[1], &out.ms)
+		return out, err
+	}, `SELECT j.user, j.name, CAST(sum(u.device_ns) / 1000000 / count(DISTINCT j.id) AS INTEGER) FROM fill_job j
+		JOIN assignment a ON a.fill_job_id = j.id JOIN usage u ON u.assignment_id = a.id
+		WHERE j.outcome = 'completed' GROUP BY j.user, j.name`)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[[2]string]int64, len(rows))
+	for _, r := range rows {
+		out[r.key] = r.ms
+	}
+	return out, nil
+}

@@ -1,0 +1,202 @@
+package store_test
+
+import (
+	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/controller/store"
+)
+
+func open(t *testing.T, dir string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func job(id int64) store.FillJob {
+	return store.FillJob{Cluster: "c", JobID: id, SubmitMs: 1000 + id, ArrayTask: -1, Name: "n", UID: 5, User: "ann", Partition: "pipefill", LimitMs: 60000, Requeue: true}
+}
+
+func see(t *testing.T, s *store.Store, jobs ...store.FillJob) []store.FillJob {
+	t.Helper()
+	if err := s.SeeJobs(t.Context(), 9000, jobs); err != nil {
+		t.Fatal(err)
+	}
+	open, err := s.OpenJobs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var mainJob = pipefill.JobKey{Cluster: "c", JobID: 99, SubmitMs: 5}
+
+func TestStore_RequeueKeepsTheRow(t *testing.T) {
+	s := open(t, t.TempDir())
+	first := see(t, s, job(1))[0]
+	again := job(1)
+	again.SubmitMs, again.Restarts, again.LimitMs = 8000, 1, 999
+	second := see(t, s, again)[0]
+	if second.ID != first.ID || second.Restarts != 1 || second.SubmitMs != 8000 || second.FirstMs != 1001 || second.LimitMs != 60000 {
+		t.Errorf("after a requeue: %+v", second)
+	}
+}
+
+func TestStore_ReusedNumberIsAnotherJob(t *testing.T) {
+	s := open(t, t.TempDir())
+	see(t, s, job(1))
+	other := job(1)
+	other.SubmitMs, other.UID, other.User = 9999, 6, "bob"
+	jobs := see(t, s, other)
+	if len(jobs) != 1 || jobs[0].User != "bob" {
+		t.Fatalf("open jobs %+v", jobs)
+	}
+	all, err := s.Jobs(t.Context(), "ann", 0)
+	must(t, err)
+	if len(all) != 1 || all[0].Outcome != pipefill.OutcomeLost {
+		t.Errorf("the first job: %+v", all)
+	}
+}
+
+func TestStore_OneLiveAssignmentOfAJobAndADevice(t *testing.T) {
+	s := open(t, t.TempDir())
+	jobs := see(t, s, job(1), job(2))
+	id, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:0", mainJob, 1)
+	must(t, err)
+	if _, err := s.Reserve(t.Context(), jobs[0], "n1", "cpu:1", mainJob, 1); err == nil {
+		t.Error("a second live assignment of a job")
+	}
+	if _, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 1); err == nil {
+		t.Error("a second live assignment on a device")
+	}
+	must(t, s.End(t.Context(), id, pipefill.OutcomeEvicted, "main job ended", 0, "", 2))
+	if _, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 3); err != nil {
+		t.Errorf("a freed device: %v", err)
+	}
+	open, err := s.OpenJobs(t.Context())
+	must(t, err)
+	if !open[0].Front || open[0].Attempts != 1 {
+		t.Errorf("evicted job %+v, want it in front after one attempt", open[0])
+	}
+}
+
+func TestStore_StatesGoForward(t *testing.T) {
+	s := open(t, t.TempDir())
+	jobs := see(t, s, job(1))
+	id, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:0", mainJob, 1)
+	must(t, err)
+	for _, state := range []pipefill.AssignmentState{pipefill.AssignmentRunning, pipefill.AssignmentReleased, pipefill.AssignmentAttached} {
+		must(t, s.Advance(t.Context(), id, state, 2))
+	}
+	live, err := s.Live(t.Context())
+	must(t, err)
+	if len(live) != 1 || live[0].State != pipefill.AssignmentRunning {
+		t.Errorf("live %+v, want running", live)
+	}
+	if err := s.Advance(t.Context(), id, pipefill.AssignmentEnded, 2); err == nil {
+		t.Error("advanced to ended without an outcome")
+	}
+	must(t, s.End(t.Context(), id, pipefill.OutcomeCompleted, "", 0, pipefill.OutcomeCompleted, 3))
+	must(t, s.End(t.Context(), id, pipefill.OutcomeFailed, "again", 1, pipefill.OutcomeFailed, 4))
+	got, err := s.JobByID(t.Context(), "c", 1)
+	must(t, err)
+	if got.Outcome != pipefill.OutcomeCompleted || got.EndedMs != 3 {
+		t.Errorf("job %+v, want completed at 3", got)
+	}
+	if _, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:0", mainJob, 5); err == nil {
+		t.Error("an assignment of a job that has ended")
+	}
+}
+
+func TestStore_UsageCountsOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	jobs := see(t, s, job(1))
+	id, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:0", mainJob, 1)
+	must(t, err)
+	records := []pipefill.Usage{
+		{Ledger: "l", Seq: 1, AssignmentID: id, FromMs: 10, ToMs: 20, DeviceNs: 5e6, CPUNs: 4e6},
+		{Ledger: "l", Seq: 2, AssignmentID: id, FromMs: 20, ToMs: 30, DeviceNs: 7e6, CPUNs: 6e6},
+		{Ledger: "l", Seq: 3, AssignmentID: 777, DeviceNs: 1e9},
+	}
+	for range 3 {
+		ack, err := s.TakeUsage(t.Context(), "n0", records)
+		must(t, err)
+		if ack["l"] != 3 {
+			t.Errorf("acknowledged %v, want up to 3", ack)
+		}
+	}
+	if _, err := s.TakeUsage(t.Context(), "n1", records); err != nil {
+		t.Fatal(err)
+	}
+	must(t, s.Close())
+	s = open(t, dir)
+	rows, err := s.Report(t.Context(), "user", "", 0, 1000)
+	must(t, err)
+	want := []api.ReportRow{{Key: "ann", Jobs: 1, DeviceMs: 12, CPUMs: 10}}
+	if d := cmp.Diff(want, rows); d != "" {
+		t.Error(d)
+	}
+	if _, err := s.TakeUsage(t.Context(), "n0", []pipefill.Usage{{Ledger: "l", Seq: 9, AssignmentID: id, DeviceNs: -1}}); err == nil {
+		t.Error("negative usage was counted")
+	}
+}
+
+func TestStore_NewerDatabaseIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	must(t, open(t, dir).Close())
+	db, err := sql.Open("sqlite3", filepath.Join(dir, "queue.db"))
+	must(t, err)
+	_, err = db.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)")
+	must(t, err)
+	must(t, db.Close())
+	_, err = store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if pipefill.ErrorCode(err) != pipefill.CodeConflict || !strings.Contains(err.Error(), "schema version 999, this program knows up to 1") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestStore_HotQueriesUseIndices(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	db, err := sql.Open("sqlite3", filepath.Join(dir, "queue.db"))
+	must(t, err)
+	defer func() { _ = db.Close() }()
+	for _, text := range []string{
+		"SELECT * FROM assignment WHERE fill_job_id = 1",
+		"SELECT * FROM usage WHERE assignment_id = 1",
+		"SELECT * FROM fill_job WHERE cluster = 'c' AND job_id = 1 AND outcome = ''",
+		"SELECT * FROM usage WHERE to_ms >= 1 AND to_ms < 2",
+	} {
+		rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+text)
+		must(t, err)
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			must(t, rows.Scan(&id, &parent, &unused, &detail))
+			if strings.HasPrefix(detail, "SCAN") {
+				t.Errorf("%s: %s", text, detail)
+			}
+		}
+		must(t, rows.Err())
+		must(t, rows.Close())
+	}
+}
