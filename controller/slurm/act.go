@@ -65,8 +65,7 @@ func (c *Client) unpin(ctx context.Context, j Job) error {
 	n := parseNote(j.AdminComment)
 	required := n.required
 	n.pin, n.required = "", ""
-	_, err := c.scontrol.run(ctx, "update", "JobId="+j.name(), "ReqNodeList="+required, "Priority=0", "AdminComment="+n.String())
-	return err
+	return c.scontrol.run(ctx, "update", "JobId="+j.name(), "ReqNodeList="+required, "Priority=0", "AdminComment="+n.String())
 }
 
 // PinRelease lets a pending job start on node, and only there. The user's own
@@ -90,11 +89,10 @@ func (c *Client) PinRelease(ctx context.Context, id int64, node string) error {
 		// Every requeue puts the job off for 121 s (cred_expire + 1).
 		args = append(args, "StartTime=now")
 	}
-	if _, err := c.scontrol.run(ctx, args...); err != nil {
+	if err := c.scontrol.run(ctx, args...); err != nil {
 		return err
 	}
-	_, err = c.scontrol.run(ctx, "release", j.name())
-	return err
+	return c.scontrol.run(ctx, "release", j.name())
 }
 
 func canPin(j Job, node string) error {
@@ -160,18 +158,18 @@ func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 		return pipefill.Errorf(pipefill.CodeConflict, "job %d is not a batch job and cannot be requeued; cancel it", id)
 	}
 	if !j.Requeue {
-		if _, err := c.scontrol.run(ctx, "update", "JobId="+j.name(), "Requeue=1"); err != nil {
+		if err := c.scontrol.run(ctx, "update", "JobId="+j.name(), "Requeue=1"); err != nil {
 			return err
 		}
 	}
-	if _, err := c.scontrol.run(ctx, "requeuehold", j.name()); err != nil {
+	if err := c.scontrol.run(ctx, "requeuehold", j.name()); err != nil {
 		return err
 	}
 	// While it completes Slurm may refuse this; the pin is harmless while the
 	// job is held, and the next Hold or PinRelease sees to it.
 	if j.PinnedNode != "" {
 		if err := c.unpin(ctx, j); err != nil {
-			c.log.Debug("pin stays until the job has completed", "job_id", id, "err", err)
+			c.log.DebugContext(ctx, "pin stays until the job has completed", "job_id", id, "err", err)
 		}
 	}
 	return nil

@@ -56,8 +56,10 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{rest: r, scontrol: scontrol{path: cfg.Scontrol, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second)},
-		ahead: cfg.ArrayAhead, log: log}, nil
+	return &Client{
+		rest: r, scontrol: scontrol{path: cfg.Scontrol, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second)},
+		ahead: cfg.ArrayAhead, log: log,
+	}, nil
 }
 
 // Ping tells the API version in use, or why Slurm cannot be reached.
@@ -118,9 +120,9 @@ func (c *Client) list(ctx context.Context, partitions []string) (jobs []Job, arr
 // the array for the next round.
 func (c *Client) split(ctx context.Context, a array, jobs []Job) bool {
 	if !a.job.Held {
-		c.log.Warn("array was released by other hands; holding it", "job_id", a.job.ID, "user", a.job.User)
-		if _, err := c.scontrol.run(ctx, "update", "JobId="+strconv.FormatInt(a.job.ID, 10), "Priority=0"); err != nil {
-			c.log.Warn("cannot hold array", "job_id", a.job.ID, "err", err)
+		c.log.WarnContext(ctx, "array was released by other hands; holding it", "job_id", a.job.ID, "user", a.job.User)
+		if err := c.scontrol.run(ctx, "update", "JobId="+strconv.FormatInt(a.job.ID, 10), "Priority=0"); err != nil {
+			c.log.WarnContext(ctx, "cannot hold array", "job_id", a.job.ID, "err", err)
 			return false
 		}
 	}
@@ -139,8 +141,8 @@ func (c *Client) split(ctx context.Context, a array, jobs []Job) bool {
 		ids[i] = fmt.Sprintf("%d_%d", a.job.ArrayID, task)
 	}
 	// Holding what is held changes nothing, and touching a task splits it off.
-	if _, err := c.scontrol.run(ctx, "update", "JobId="+strings.Join(ids, ","), "Priority=0"); err != nil {
-		c.log.Warn("cannot split tasks off an array", "job_id", a.job.ID, "err", err)
+	if err := c.scontrol.run(ctx, "update", "JobId="+strings.Join(ids, ","), "Priority=0"); err != nil {
+		c.log.WarnContext(ctx, "cannot split tasks off an array", "job_id", a.job.ID, "err", err)
 		return false
 	}
 	return true

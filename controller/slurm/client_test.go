@@ -13,9 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"pipefill"
-
 	"github.com/google/go-cmp/cmp"
+
+	"pipefill"
 )
 
 // fake is a slurmrestd and a scontrol that keep jobs, and can fail any call.
@@ -96,13 +96,15 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			answer["errors"] = []any{map[string]any{"error_number": 2017, "error": "Invalid job id specified"}}
 		}
 	}
-	_ = json.NewEncoder(w).Encode(answer)
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		f.t.Error(err)
+	}
 }
 
 func job(id int, state string, more ...any) map[string]any {
 	j := map[string]any{"job_id": id, "job_state": state, "partition": "pipefill", "priority": 0, "batch_flag": true, "requeue": true, "node_count": 1}
 	for i := 0; i+1 < len(more); i += 2 {
-		j[more[i].(string)] = more[i+1]
+		j[fmt.Sprint(more[i])] = more[i+1]
 	}
 	return j
 }
@@ -114,8 +116,10 @@ func TestClient_NegotiatesNewestFirstAndOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := []string{"GET /slurm/v0.0.42/ping", "GET /slurm/v0.0.41/ping", "GET /slurm/v0.0.40/ping", "GET /slurm/v0.0.39/ping",
-		"GET /slurm/v0.0.38/ping", "GET /slurm/v0.0.38/jobs", "GET /slurm/v0.0.38/jobs"}
+	want := []string{
+		"GET /slurm/v0.0.42/ping", "GET /slurm/v0.0.41/ping", "GET /slurm/v0.0.40/ping", "GET /slurm/v0.0.39/ping",
+		"GET /slurm/v0.0.38/ping", "GET /slurm/v0.0.38/jobs", "GET /slurm/v0.0.38/jobs",
+	}
 	if diff := cmp.Diff(want, f.requests); diff != "" {
 		t.Error(diff)
 	}

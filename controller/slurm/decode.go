@@ -185,7 +185,7 @@ func (r *rawJob) job() Job {
 	note := parseNote(r.AdminComment)
 	j := Job{
 		ID: r.JobID.n, ArrayID: r.ArrayJobID.or(0), ArrayTask: -1, Het: r.HetJobID.or(0) != 0,
-		Name: r.Name, UID: uint32(r.UserID.n), User: r.UserName, Account: r.Account, Partition: r.Partition,
+		Name: r.Name, UID: uint32(r.UserID.n & math.MaxUint32), User: r.UserName, Account: r.Account, Partition: r.Partition,
 		State: state.base, Completing: state.completing, Reason: r.StateReason, Priority: r.Priority.or(0),
 		TimeLimitMin: r.TimeLimit.or(Infinite),
 		SubmitMs:     r.SubmitTime.ms(), EligibleMs: r.EligibleTime.ms(), StartMs: r.StartTime.ms(), EndMs: r.EndTime.ms(),

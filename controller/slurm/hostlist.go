@@ -44,19 +44,19 @@ func ExpandHosts(list string) ([]string, error) {
 }
 
 func expandHost(part string, room int) ([]string, error) {
-	bad := func() ([]string, error) {
-		return nil, pipefill.Errorf(pipefill.CodeInvalid, "node list %.80q: write it like n[0-3,7],gpu1", part)
+	bad := func() error {
+		return pipefill.Errorf(pipefill.CodeInvalid, "node list %.80q: write it like n[0-3,7],gpu1", part)
 	}
 	open := strings.IndexByte(part, '[')
 	if open < 0 {
 		if part == "" || strings.IndexByte(part, ']') >= 0 || room < 1 {
-			return bad()
+			return nil, bad()
 		}
 		return []string{part}, nil
 	}
 	shut := strings.IndexByte(part, ']')
 	if shut < open || strings.ContainsAny(part[shut+1:], "[]") || strings.IndexByte(part[open+1:shut], '[') >= 0 {
-		return bad()
+		return nil, bad()
 	}
 	prefix, suffix := part[:open], part[shut+1:]
 	var names []string
@@ -67,8 +67,8 @@ func expandHost(part string, room int) ([]string, error) {
 		}
 		a, err1 := strconv.ParseUint(lo, 10, 32)
 		b, err2 := strconv.ParseUint(hi, 10, 32)
-		if err1 != nil || err2 != nil || b < a || b-a >= uint64(room-len(names)) {
-			return bad()
+		if err1 != nil || err2 != nil || b < a || b-a > maxHosts || int(b-a) >= room-len(names) {
+			return nil, bad()
 		}
 		for v := a; v <= b; v++ {
 			names = append(names, fmt.Sprintf("%s%0*d%s", prefix, len(lo), v, suffix))

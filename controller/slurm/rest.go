@@ -62,9 +62,11 @@ func newREST(endpoint, tokenFile string, timeout time.Duration) (*rest, error) {
 	default:
 		return nil, pipefill.Errorf(pipefill.CodeInvalid, "slurmrestd: %q: write unix:/path/to/socket or http://host:port", endpoint)
 	}
-	r.http = &http.Client{Transport: transport, Timeout: timeout,
+	r.http = &http.Client{
+		Transport: transport, Timeout: timeout,
 		// A redirect would carry the administrator's token elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return r, nil
 }
 

@@ -22,28 +22,28 @@ type scontrol struct {
 }
 
 // run gives scontrol its arguments as they are; no shell sees them.
-func (s scontrol) run(ctx context.Context, args ...string) (string, error) {
+func (s scontrol) run(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.path, args...)
+	cmd := exec.CommandContext(ctx, s.path, args...) //nolint:gosec // the arguments are checked by act.go, and no shell sees them
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "SLURM_TIME_FORMAT=standard")
 	if s.conf != "" {
 		cmd.Env = append(cmd.Env, "SLURM_CONF="+s.conf)
 	}
 	cmd.WaitDelay = time.Second
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	err := cmd.Run()
 	if err == nil {
-		return stdout.String(), nil
+		return nil
 	}
 	if ctx.Err() != nil {
-		return "", pipefill.Errorf(pipefill.CodeUnavailable, "scontrol %s: no answer in %s: %w; is slurmctld running?", args[0], s.timeout, ctx.Err())
+		return pipefill.Errorf(pipefill.CodeUnavailable, "scontrol %s: no answer in %s: %w; is slurmctld running?", args[0], s.timeout, ctx.Err())
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
-		return "", pipefill.Errorf(pipefill.CodeUnavailable, "scontrol cannot be run: %w; install Slurm's client programs", err)
+		return pipefill.Errorf(pipefill.CodeUnavailable, "scontrol cannot be run: %w; install Slurm's client programs", err)
 	}
-	return "", refusedBy(args[0], stdout.String()+stderr.String())
+	return refusedBy(args[0], said.String())
 }
 
 func refusedBy(verb, said string) error {

@@ -12,14 +12,13 @@ import (
 // starts on nodes whose CPUs a main job has taken, and keeps no main job out.
 func TestBeside(t *testing.T) {
 	c := newCluster(t, "--no-daemons", "--no-plugin")
-	ctx := t.Context()
 
 	first := c.sbatch(t, "pf_train", "sleep 300", "-p", "main", "-N2", "-c2", "--mem=2000", "--gres=gpu:1")
 	c.awaitJob(t, first, "to run", slurm.Job.Running)
 	fills := map[string]int64{}
 	for _, node := range []string{"n0", "n1"} {
 		fills[node] = c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill")
-		if err := c.client.PinRelease(ctx, fills[node], node); err != nil {
+		if err := c.client.PinRelease(t.Context(), fills[node], node); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -30,11 +29,11 @@ func TestBeside(t *testing.T) {
 	}
 
 	second := c.sbatch(t, "pf_train", "sleep 300", "-p", "main", "-N2", "-c2", "--mem=1000")
-	waiting, err := c.client.PendingMain(ctx, []string{"pipefill"})
+	waiting, err := c.client.PendingMain(t.Context(), []string{"pipefill"})
 	if err != nil || len(waiting) != 1 || waiting[0].ID != second {
 		t.Errorf("pending main jobs %+v, %v, want %d", waiting, err, second)
 	}
-	if err := c.client.Cancel(ctx, first); err != nil {
+	if err := c.client.Cancel(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
 	c.awaitJob(t, second, "to run though fill jobs are there", slurm.Job.Running)

@@ -39,7 +39,7 @@ func newCluster(t *testing.T, switches ...string) *cluster {
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root, as Slurm's daemons do")
 	}
-	dir, err := os.MkdirTemp("", "pf")
+	dir, err := os.MkdirTemp("", "pf") //nolint:usetesting // t.TempDir is too long for sockets and shut to the jobs' users
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func newCluster(t *testing.T, switches ...string) *cluster {
 	c := &cluster{dir: dir, env: os.Environ()}
 	script := func(args ...string) (string, error) {
 		var stdout, stderr bytes.Buffer
-		cmd := exec.Command("../cluster/cluster", args...)
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "../cluster/cluster", args...)
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
 		if err != nil {

@@ -15,7 +15,6 @@ import (
 // packaging/etc/job_submit.lua and the reconciler's Hold.
 func TestEscape(t *testing.T) {
 	c := newCluster(t, "--no-daemons", "--no-plugin")
-	ctx := t.Context()
 
 	for name, command := range map[string]string{
 		"release":           "scontrol release %d",
@@ -78,7 +77,7 @@ func TestEscape(t *testing.T) {
 		if c.job(t, id).Held {
 			t.Fatal("root's release did nothing")
 		}
-		if err := c.client.Hold(ctx, id); err != nil {
+		if err := c.client.Hold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		if j := c.job(t, id); !j.Held || j.Reason != "JobHeldAdmin" {
@@ -88,7 +87,7 @@ func TestEscape(t *testing.T) {
 
 	t.Run("finds a requeue by the owner, which no plugin sees", func(t *testing.T) {
 		id := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill")
-		if err := c.client.PinRelease(ctx, id, "n0"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n0"); err != nil {
 			t.Fatal(err)
 		}
 		c.awaitJob(t, id, "to run", slurm.Job.Running)
@@ -97,7 +96,7 @@ func TestEscape(t *testing.T) {
 		if j.Held || j.PinnedNode != "n0" {
 			t.Errorf("after an owner's requeue: %+v", j)
 		}
-		if err := c.client.Hold(ctx, id); err != nil {
+		if err := c.client.Hold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		if j := c.job(t, id); !j.Held || j.PinnedNode != "" {
@@ -147,7 +146,7 @@ func TestSubmit(t *testing.T) {
 			if err := c.client.PinRelease(t.Context(), id, "n0"); err != nil {
 				t.Fatal(err)
 			}
-			j = c.awaitJob(t, id, "to end", slurm.Job.Ended)
+			c.awaitJob(t, id, "to end", slurm.Job.Ended)
 			text := c.must(t, "root", "cat", out)
 			// What --ntasks-per-gpu and its kind leave in the environment only the plugin removes.
 			if !strings.Contains(text, "srun ok") && !strings.Contains(option, "-per-gpu") {
@@ -177,7 +176,7 @@ func TestSubmit(t *testing.T) {
 // rest calls slurmrestd as a user with a token of their own.
 func (c *cluster) rest(t *testing.T, name, method, path, body string) string {
 	t.Helper()
-	token, err := exec.Command("../cluster/cluster", "token", c.dir, name).Output()
+	token, err := exec.CommandContext(t.Context(), "../cluster/cluster", "token", c.dir, name).Output()
 	if err != nil {
 		t.Fatalf("token: %v", err)
 	}

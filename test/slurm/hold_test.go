@@ -14,24 +14,23 @@ import (
 // slurmrestd and scontrol.
 func TestHold(t *testing.T) {
 	c := newCluster(t, "--no-daemons", "--no-plugin")
-	ctx := t.Context()
 
 	t.Run("speaks the newest version served", func(t *testing.T) {
-		version, err := c.client.Ping(ctx)
+		version, err := c.client.Ping(t.Context())
 		if err != nil || version != "v0.0.38" {
 			t.Errorf("%s, %v", version, err)
 		}
-		nodes, err := c.client.Nodes(ctx)
+		nodes, err := c.client.Nodes(t.Context())
 		if err != nil || len(nodes) != 2 || nodes[0].Down || nodes[0].CPUs != 2 || nodes[0].FreeBytes != 4000<<20 {
 			t.Errorf("%+v, %v", nodes, err)
 		}
 	})
 
 	t.Run("an unknown job is not found", func(t *testing.T) {
-		if _, err := c.client.Job(ctx, 999999999); pipefill.ErrorCode(err) != pipefill.CodeNotFound {
+		if _, err := c.client.Job(t.Context(), 999999999); pipefill.ErrorCode(err) != pipefill.CodeNotFound {
 			t.Errorf("got %v", err)
 		}
-		if err := c.client.Cancel(ctx, 999999999); err != nil {
+		if err := c.client.Cancel(t.Context(), 999999999); err != nil {
 			t.Errorf("cancel: %v", err)
 		}
 	})
@@ -42,60 +41,60 @@ func TestHold(t *testing.T) {
 		if !j.Held || !j.Pending() || !j.Requeue || !j.Batch || j.User != "pf_ann" || j.TimeLimitMin != 10 {
 			t.Fatalf("submitted: %+v", j)
 		}
-		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n1"); err != nil {
 			t.Fatal(err)
 		}
 		j = c.awaitJob(t, id, "to run", slurm.Job.Running)
 		if j.Nodes != "n1" || j.PinnedNode != "n1" || j.RequestedNodes != "" {
 			t.Errorf("running: %+v", j)
 		}
-		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n1"); err != nil {
 			t.Errorf("again: %v", err)
 		}
-		if err := c.client.SetTimeLimit(ctx, id, 90); err != nil {
+		if err := c.client.SetTimeLimit(t.Context(), id, 90); err != nil {
 			t.Error(err)
 		}
 		if got := c.job(t, id).TimeLimitMin; got != 90 {
 			t.Errorf("limit %d", got)
 		}
-		if err := c.client.RequeueHold(ctx, id); err != nil {
+		if err := c.client.RequeueHold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		c.awaitJob(t, id, "to be pending and held", func(j slurm.Job) bool { return j.Pending() && j.Held })
 
 		// The second attempt must not wait for the 121 s that a requeue costs.
-		if err := c.client.PinRelease(ctx, id, "n0"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n0"); err != nil {
 			t.Fatal(err)
 		}
 		j = c.awaitJob(t, id, "to run again", slurm.Job.Running)
 		if j.Nodes != "n0" || j.Restarts != 1 {
 			t.Errorf("second attempt: %+v", j)
 		}
-		if err := c.client.Cancel(ctx, id); err != nil {
+		if err := c.client.Cancel(t.Context(), id); err != nil {
 			t.Error(err)
 		}
 		c.awaitJob(t, id, "to end", slurm.Job.Ended)
-		if err := c.client.Cancel(ctx, id); err != nil {
+		if err := c.client.Cancel(t.Context(), id); err != nil {
 			t.Errorf("cancel again: %v", err)
 		}
 	})
 
 	t.Run("its user's own node list survives a pin", func(t *testing.T) {
 		id := c.sbatch(t, "pf_bob", "sleep 300", "-p", "pipefill", "-w", "n1", "-x", "n0")
-		if err := c.client.PinRelease(ctx, id, "n0"); pipefill.ErrorCode(err) != pipefill.CodeConflict {
+		if err := c.client.PinRelease(t.Context(), id, "n0"); pipefill.ErrorCode(err) != pipefill.CodeConflict {
 			t.Errorf("pinned against its user's will: %v", err)
 		}
-		if err := c.client.PinRelease(ctx, id, "n1"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n1"); err != nil {
 			t.Fatal(err)
 		}
 		if j := c.job(t, id); j.PinnedNode != "n1" || j.RequestedNodes != "n1" {
 			t.Errorf("pinned: %+v", j)
 		}
-		if err := c.client.RequeueHold(ctx, id); err != nil {
+		if err := c.client.RequeueHold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		c.awaitJob(t, id, "to be held", func(j slurm.Job) bool { return j.Pending() && j.Held })
-		if err := c.client.Hold(ctx, id); err != nil {
+		if err := c.client.Hold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		if j := c.job(t, id); j.PinnedNode != "" || j.RequestedNodes != "n1" || j.ExcludedNodes != "n0" {
@@ -106,7 +105,7 @@ func TestHold(t *testing.T) {
 	t.Run("array tasks are held, released and cancelled one by one", func(t *testing.T) {
 		first := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill", "--array=1-6")
 		tasks := func() map[int64]slurm.Job {
-			jobs, err := c.client.Jobs(ctx, []string{"pipefill"})
+			jobs, err := c.client.Jobs(t.Context(), []string{"pipefill"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +121,7 @@ func TestHold(t *testing.T) {
 		if len(before) != 4 || !before[1].Held || !before[4].Held {
 			t.Fatalf("split: %+v", before)
 		}
-		if err := c.client.PinRelease(ctx, before[2].ID, "n1"); err != nil {
+		if err := c.client.PinRelease(t.Context(), before[2].ID, "n1"); err != nil {
 			t.Fatal(err)
 		}
 		c.awaitJob(t, before[2].ID, "to run", slurm.Job.Running)
@@ -132,7 +131,7 @@ func TestHold(t *testing.T) {
 			}
 		}
 		for _, task := range []int64{1, 3} {
-			if err := c.client.Cancel(ctx, before[task].ID); err != nil {
+			if err := c.client.Cancel(t.Context(), before[task].ID); err != nil {
 				t.Error(err)
 			}
 		}
@@ -140,7 +139,7 @@ func TestHold(t *testing.T) {
 		for range 3 {
 			for _, j := range tasks() {
 				if j.ArrayTask >= 4 {
-					if err := c.client.Cancel(ctx, j.ID); err != nil {
+					if err := c.client.Cancel(t.Context(), j.ID); err != nil {
 						t.Error(err)
 					}
 				}
@@ -157,11 +156,11 @@ func TestHold(t *testing.T) {
 		if j := c.job(t, id); j.Requeue || !strings.Contains(j.AdminComment, "norequeue") {
 			t.Errorf("submitted: %+v", j)
 		}
-		if err := c.client.PinRelease(ctx, id, "n0"); err != nil {
+		if err := c.client.PinRelease(t.Context(), id, "n0"); err != nil {
 			t.Fatal(err)
 		}
 		c.awaitJob(t, id, "to run", slurm.Job.Running)
-		if err := c.client.RequeueHold(ctx, id); err != nil {
+		if err := c.client.RequeueHold(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		j := c.awaitJob(t, id, "to be held", func(j slurm.Job) bool { return j.Pending() && j.Held })

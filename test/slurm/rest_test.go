@@ -14,11 +14,13 @@ import (
 // restCall is a bare request, as a user's own script would make it.
 func restCall(t *testing.T, socket, user, token, method, path, body string) string {
 	t.Helper()
-	hc := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+	hc := &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
-		}}}
+		},
+	}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
