@@ -1,0 +1,113 @@
+package schedule_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"pipefill/controller/schedule"
+	"pipefill/controller/store"
+)
+
+func job(id, limitMs int64, user string) store.FillJob {
+	return store.FillJob{JobID: id, FirstMs: id, LimitMs: limitMs, User: user, Requeue: true}
+}
+
+func ids(jobs []store.FillJob) []int64 {
+	var out []int64
+	for _, j := range jobs {
+		out = append(out, j.JobID)
+	}
+	return out
+}
+
+func TestOrder(t *testing.T) {
+	long, short, mid := job(1, 300, "ann"), job(2, 100, "bob"), job(3, 200, "ann")
+	known := job(4, 900, "bob")
+	known.ExpectMs = 10
+	evicted := job(5, 999, "bob")
+	evicted.Front = true
+	first := job(6, 999, "ann")
+	first.SitePriority = 1
+	urgent := job(7, 300, "ann")
+	urgent.Priority = 5
+	cases := []struct {
+		name   string
+		policy schedule.Policy
+		jobs   []store.FillJob
+		want   []int64
+	}{
+		{"first come first served", schedule.FIFO, []store.FillJob{mid, short, long}, []int64{1, 2, 3}},
+		{"shortest first", schedule.SJF, []store.FillJob{long, mid, short}, []int64{2, 3, 1}},
+		{"history beats the limit", schedule.SJF, []store.FillJob{short, known}, []int64{4, 2}},
+		{"evicted before its peers", schedule.FIFO, []store.FillJob{long, short, evicted}, []int64{5, 1, 2}},
+		{"the operator before all", schedule.FIFO, []store.FillJob{long, evicted, first}, []int64{6, 5, 1}},
+		{"a user's priority stays among the user's places", schedule.FIFO, []store.FillJob{long, short, urgent}, []int64{7, 2, 1}},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			if d := cmp.Diff(tc.want, ids(schedule.Order(tc.policy, tc.jobs))); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestObstacle(t *testing.T) {
+	slot := schedule.Slot{FreeBytes: 100, Options: "budget=1%,allow=user:ann+account:physics"}
+	ann, bob := job(1, 1, "ann"), job(2, 1, "bob")
+	if o := schedule.Obstacle(ann, slot); o != "" {
+		t.Errorf("ann is allowed: %q", o)
+	}
+	if schedule.Obstacle(bob, slot) == "" {
+		t.Error("bob is not")
+	}
+	bob.Account = "physics"
+	if o := schedule.Obstacle(bob, slot); o != "" {
+		t.Errorf("bob of physics is: %q", o)
+	}
+	ann.MemBytes = 101
+	if schedule.Obstacle(ann, slot) == "" {
+		t.Error("too much memory fits")
+	}
+	ann.MemBytes, ann.Attempts, ann.Requeue = 0, 1, false
+	if schedule.Obstacle(ann, slot) == "" {
+		t.Error("a --no-requeue job started twice")
+	}
+}
+
+// Whatever the queue: each job and each slot at most once, nothing that may not
+// run, and no slot free beside a job that could have it.
+func TestAssign_Properties(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		policy := rapid.SampledFrom(schedule.Policies).Draw(r, "policy")
+		var jobs []store.FillJob
+		for i := range rapid.IntRange(0, 12).Draw(r, "jobs") {
+			j := job(int64(i+1), rapid.Int64Range(0, 5).Draw(r, "limit"), rapid.SampledFrom([]string{"ann", "bob"}).Draw(r, "user"))
+			j.UserHeld = rapid.Bool().Draw(r, "held")
+			j.MemBytes = rapid.Int64Range(0, 3).Draw(r, "mem")
+			j.Priority = rapid.Int64Range(-2, 2).Draw(r, "priority")
+			j.Attempts, j.Requeue = rapid.IntRange(0, 1).Draw(r, "attempts"), rapid.Bool().Draw(r, "requeue")
+			jobs = append(jobs, j)
+		}
+		var slots []schedule.Slot
+		for i := range rapid.IntRange(0, 4).Draw(r, "slots") {
+			slots = append(slots, schedule.Slot{Node: string(rune('a' + i)), FreeBytes: rapid.Int64Range(0, 3).Draw(r, "free")})
+		}
+		usedJob, usedSlot := map[int64]bool{}, map[string]bool{}
+		for _, p := range schedule.Assign(policy, jobs, slots) {
+			if usedJob[p.Job.JobID] || usedSlot[p.Slot.Node] || p.Job.UserHeld || schedule.Obstacle(p.Job, p.Slot) != "" {
+				r.Fatalf("pair %+v", p)
+			}
+			usedJob[p.Job.JobID], usedSlot[p.Slot.Node] = true, true
+		}
+		for _, j := range jobs {
+			for _, s := range slots {
+				if !usedJob[j.JobID] && !usedSlot[s.Node] && !j.UserHeld && schedule.Obstacle(j, s) == "" {
+					r.Fatalf("job %d and slot %s were left apart", j.JobID, s.Node)
+				}
+			}
+		}
+	})
+}
