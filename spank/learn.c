@@ -36,6 +36,20 @@ void pf_learn_add(struct pf_window *window, uint64_t sample)
 	window->count++;
 }
 
+uint32_t pf_learn_see(struct pf_presence *presence, uint64_t iteration)
+{
+	const uint32_t kept = (2u << PF_LEARN_KEEP) - 1; /* and this one */
+	uint64_t passed = iteration - presence->iteration;
+
+	if (passed > PF_LEARN_KEEP)
+		presence->mask = 0; /* or iteration went backwards */
+	else
+		presence->mask = presence->mask << passed & kept;
+	presence->mask |= 1;
+	presence->iteration = iteration;
+	return (uint32_t) __builtin_popcount(presence->mask) - 1;
+}
+
 uint64_t pf_learn_low(const struct pf_window *window)
 {
 	if (window->count < PF_LEARN_ENOUGH)

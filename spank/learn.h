@@ -19,6 +19,16 @@ struct pf_window {
 
 void pf_learn_add(struct pf_window *window, uint64_t sample);
 
+/* In which of the last iterations one bubble was seen. */
+struct pf_presence {
+	uint64_t iteration; /* the last it was seen in */
+	uint32_t mask;      /* bit n: seen n iterations before that one */
+};
+
+/* Notes that the bubble is in iteration; returns in how many of the last
+ * PF_LEARN_KEEP iterations before this one it was. */
+uint32_t pf_learn_see(struct pf_presence *presence, uint64_t iteration);
+
 /* The lower quartile (an error of -12/-2/+5 % at p5/p50/p95 on two gloo ranks);
  * 0 until enough samples are kept. */
 uint64_t pf_learn_low(const struct pf_window *window);

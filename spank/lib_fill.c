@@ -28,6 +28,13 @@
 #define DEADLINE_FAR_NS 60000000000ull
 /* Longest spin before an expected opening. */
 #define SPIN_NS 200000ull
+/* Starts are predicted by their lower quartile, so most openings are late: for
+ * this long after the spin it is worth a look every LATE_LOOK_NS (a tenth of a
+ * core: a look takes 5 us). */
+#define LATE_NS 5000000ull
+#define LATE_LOOK_NS 50000ull
+/* Between looks when nothing is expected. */
+#define LOOK_NS 1000000ull
 /* Longest sleep, so that an end or a dead daemon is seen soon. */
 #define SLEEP_NS 50000000ull
 
@@ -39,6 +46,7 @@ struct pf_fill {
 	uint64_t deadline_ns; /* of the bubble it began in */
 	uint64_t assignment;
 	uint32_t last_opening;
+	pid_t pid; /* a forked child's close must not speak for the parent */
 };
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
@@ -107,7 +115,8 @@ struct pf_fill *pf_fill_open(void)
 		fill = NULL;
 	} else {
 		fill->assignment = LOAD(fill->control->assignment);
-		STORE(fill->page->pid, (uint32_t) getpid());
+		fill->pid = getpid();
+		STORE(fill->page->pid, (uint32_t) fill->pid);
 		/* 50 us of slack, the default, are a sixth of a short
 		 * bubble's guard. */
 		(void) prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
@@ -186,51 +195,69 @@ static int64_t begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
 	return left_ns;
 }
 
+/* Sleeps until the word is not word, or ns have passed. */
 static void futex_wait(const struct pf_fill *fill, uint32_t word, uint64_t ns)
 {
 	struct timespec ts = { .tv_sec = (time_t) (ns / 1000000000u),
 			       .tv_nsec = (long) (ns % 1000000000u) };
 
-	(void) syscall(SYS_futex, &fill->main->word, FUTEX_WAIT, word, &ts,
-		       NULL, 0);
+	if (!syscall(SYS_futex, &fill->main->word, FUTEX_WAIT, word, &ts, NULL,
+		     0))
+		return;
+	if (errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
+		return;
+	/* A kernel or a sandbox without futexes on read-only pages: look
+	 * again soon, but do not eat the main job's core. */
+	if (ns > LOOK_NS)
+		ts = (struct timespec){ .tv_nsec = (long) LOOK_NS };
+	(void) clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
 }
 
-/* Waits a while for the word to change: by futex where the main side wakes,
- * else asleep until shortly before the expected opening and spinning then. */
-static void await_change(const struct pf_fill *fill, uint32_t word,
-			 uint64_t now, uint64_t end_ns)
+static void spin(const struct pf_fill *fill, uint32_t word, uint64_t end_ns)
+{
+	while (ACQUIRE(fill->main->word) == word && now_ns() < end_ns) {
+#if defined(__x86_64__)
+		__builtin_ia32_pause();
+#elif defined(__aarch64__)
+		__asm__ volatile("yield");
+#endif
+	}
+}
+
+/* Where the main side does not wake: how long to sleep at now; 0: spin. */
+static uint64_t sleep_armed(const struct pf_fill *fill, uint64_t now)
 {
 	uint64_t margin_ns = LOAD(fill->control->margin_ns);
 	uint64_t next_ns = LOAD(fill->main->next_begin_ns);
-	uint64_t sleep_ns = SLEEP_NS;
-	uint64_t spin_end_ns;
 
-	if (end_ns - now < sleep_ns)
-		sleep_ns = end_ns - now;
-	if (LOAD(fill->control->wake)) {
-		futex_wait(fill, word, sleep_ns);
-		return;
-	}
 	if (margin_ns > SPIN_NS)
 		margin_ns = SPIN_NS;
-	if (!(word & PF_WORD_OPEN) && next_ns > now + margin_ns) {
-		if (next_ns - margin_ns - now < sleep_ns)
-			sleep_ns = next_ns - margin_ns - now;
-		futex_wait(fill, word, sleep_ns);
+	if (next_ns >= now)
+		return next_ns - now > margin_ns ? next_ns - now - margin_ns
+						 : 0;
+	if (now - next_ns < SPIN_NS - margin_ns)
+		return 0;
+	return now - next_ns < LATE_NS ? LATE_LOOK_NS : LOOK_NS;
+}
+
+/* Waits a while for the word to change, at most until end_ns. */
+static void await_change(const struct pf_fill *fill, uint32_t word,
+			 uint64_t now, uint64_t end_ns)
+{
+	uint64_t sleep_ns = SLEEP_NS;
+
+	if (!LOAD(fill->control->wake))
+		sleep_ns = sleep_armed(fill, now);
+	if (!sleep_ns) {
+		spin(fill, word,
+		     end_ns - now < SPIN_NS ? end_ns : now + SPIN_NS);
 		return;
 	}
-	if (word & PF_WORD_OPEN || next_ns + SPIN_NS < now) {
-		/* Nothing is expected: look again soon, cheaply. */
-		futex_wait(fill, word,
-			   sleep_ns < 1000000u ? sleep_ns : 1000000u);
-		return;
-	}
-	spin_end_ns = now + SPIN_NS;
-	while (ACQUIRE(fill->main->word) == word && now_ns() < spin_end_ns) {
-#if defined(__x86_64__)
-		__builtin_ia32_pause();
-#endif
-	}
+	if (sleep_ns > SLEEP_NS)
+		sleep_ns = SLEEP_NS;
+	if (sleep_ns > end_ns - now)
+		sleep_ns = end_ns - now;
+	futex_wait(fill, word, sleep_ns);
 }
 
 int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
@@ -264,8 +291,10 @@ void pf_fill_close(struct pf_fill *fill)
 {
 	if (!fill)
 		return;
-	pf_fill_yield(fill);
-	STORE(fill->page->pid, 0);
+	if (fill->pid == getpid()) {
+		pf_fill_yield(fill);
+		STORE(fill->page->pid, 0);
+	}
 	unmap_pages(fill);
 	free(fill);
 }

@@ -31,8 +31,7 @@ struct pf_main {
 	uint32_t kind;
 	uint32_t flags;
 	uint32_t control_iteration;
-	uint32_t last_index; /* highest of the iteration before */
-	uint32_t seen_index; /* highest of this iteration, plus 1 */
+	uint32_t next_index; /* the lowest that may still come in this one */
 	uint64_t begin_ns;
 	uint64_t deadline_ns;
 	uint64_t iteration;
@@ -43,6 +42,9 @@ struct pf_main {
 	struct pf_window iterations;
 	struct pf_window lengths[PF_LEARN_INDICES];
 	struct pf_window starts[PF_LEARN_INDICES];
+	struct pf_presence seen[PF_LEARN_INDICES];
+	/* 1: was, or but for a control iteration would have been, offered. */
+	uint8_t offered[PF_LEARN_INDICES];
 	char device[256];
 };
 
@@ -79,8 +81,10 @@ static const char *default_device(void)
 
 static struct pf_main *new_handle(struct pf_error *error)
 {
-	struct pf_main *main = mmap(NULL, sizeof(*main), PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* Populated: the first announcements take no page faults. */
+	struct pf_main *main =
+		mmap(NULL, sizeof(*main), PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (main == MAP_FAILED) {
 		pf_error_set(error, "mmap: %s", strerror(errno));
@@ -116,6 +120,30 @@ static int map_pages(struct pf_main *main, const struct pf_reply *pages,
 	return 0;
 }
 
+/* All devices of a main job decide alike (page.h). */
+static void choose_control(struct pf_main *main)
+{
+	main->control_iteration = (uint32_t) pf_page_is_control(
+		LOAD(main->control->seed), main->iteration,
+		LOAD(main->control->control_ppm));
+}
+
+/* Takes over a page that a handle before this one may have left open. */
+static void begin_handle(struct pf_main *main)
+{
+	struct pf_main_page *page = main->page;
+
+	main->ring_head = LOAD(page->ring_head);
+	main->iteration = LOAD(page->iteration);
+	main->iteration_begin_ns = now_ns();
+	choose_control(main);
+	PUBLISH(page->word, LOAD(page->word) & ~PF_WORD_OPEN);
+	STORE(page->next_begin_ns, 0);
+	STORE(page->beat_ns, main->iteration_begin_ns);
+	PUBLISH(page->pid, (uint32_t) getpid());
+	main->alive = 1;
+}
+
 struct pf_main *pf_open(const char *device)
 {
 	const char *dir = getenv("PIPEFILL_DIR");
@@ -142,13 +170,7 @@ struct pf_main *pf_open(const char *device)
 	if (!main)
 		return NULL;
 	pf_message_value(&pages, "device", main->device, sizeof(main->device));
-	main->ring_head = LOAD(main->page->ring_head);
-	main->iteration = LOAD(main->page->iteration);
-	main->iteration_begin_ns = now_ns();
-	PUBLISH(main->page->word, LOAD(main->page->word) & ~PF_WORD_OPEN);
-	STORE(main->page->beat_ns, main->iteration_begin_ns);
-	PUBLISH(main->page->pid, (uint32_t) getpid());
-	main->alive = 1;
+	begin_handle(main);
 	return main;
 }
 
@@ -185,20 +207,15 @@ static void wake(const struct pf_main *main)
 			       INT_MAX, NULL, NULL, 0);
 }
 
-/* Decides whether the bubble is offered, and until when. */
-static uint32_t offer(struct pf_main *main, uint64_t predicted_ns)
+/* How much of a bubble is usable, 0: not worth an opening. */
+static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 {
 	uint64_t guard_ns = LOAD(main->control->guard_ns);
 	uint64_t share_ppm = LOAD(main->control->share_ppm);
 	uint64_t usable_ns;
 
-	main->deadline_ns = 0;
-	if (!LOAD(main->control->enabled) || main->kind > PF_STEADY)
-		return 0;
-	if (main->control_iteration)
-		return PF_EVENT_CONTROL;
 	if (predicted_ns <= guard_ns)
-		return PF_EVENT_SHORT;
+		return 0;
 	if (share_ppm > 1000000)
 		share_ppm = 1000000;
 	/* Both bounds count from the start: at most the share of the bubble,
@@ -207,83 +224,116 @@ static uint32_t offer(struct pf_main *main, uint64_t predicted_ns)
 		    predicted_ns % 1000000u * share_ppm / 1000000u;
 	if (usable_ns > predicted_ns - guard_ns)
 		usable_ns = predicted_ns - guard_ns;
-	if (usable_ns < LOAD(main->control->min_ns))
+	return usable_ns < LOAD(main->control->min_ns) ? 0 : usable_ns;
+}
+
+/* Decides whether the bubble is offered, and until when. */
+static uint32_t offer(struct pf_main *main, uint64_t predicted_ns)
+{
+	uint64_t usable_ns;
+
+	main->deadline_ns = 0;
+	main->offered[main->index] = 0;
+	if (!LOAD(main->control->enabled) || main->kind > PF_STEADY)
+		return 0;
+	usable_ns = usable(main, predicted_ns);
+	main->offered[main->index] = usable_ns != 0;
+	if (main->control_iteration)
+		return PF_EVENT_CONTROL;
+	if (!usable_ns)
 		return PF_EVENT_SHORT;
 	main->deadline_ns = main->begin_ns + usable_ns;
 	return PF_EVENT_OFFERED;
 }
 
-void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index)
+/* When the next opening is expected, for the fill side to arm itself; 0: not
+ * known. */
+static uint64_t next_begin(const struct pf_main *main)
 {
-	struct pf_main_page *page;
-	uint64_t predicted_ns;
+	const uint8_t *next = NULL;
+	uint64_t iteration_ns = 0;
 
-	if (!main || !main->alive)
-		return;
-	if (main->in_bubble)
-		pf_bubble_end(main);
-	page = main->page;
-	main->in_bubble = 1;
-	main->index = index % PF_LEARN_INDICES;
-	main->kind = (uint32_t) kind;
-	main->begin_ns = now_ns();
-	if (main->index >= main->seen_index)
-		main->seen_index = main->index + 1;
-	predicted_ns = pf_learn_low(&main->lengths[main->index]);
-	main->flags = offer(main, predicted_ns);
-	pf_learn_add(&main->starts[main->index],
-		     main->begin_ns - main->iteration_begin_ns);
-	if (!(main->flags & PF_EVENT_OFFERED))
-		return;
+	if (!main->control_iteration && main->next_index < PF_LEARN_INDICES)
+		next = memchr(main->offered + main->next_index, 1,
+			      PF_LEARN_INDICES - main->next_index);
+	if (!next) {
+		next = memchr(main->offered, 1, PF_LEARN_INDICES);
+		iteration_ns = pf_learn_median(&main->iterations);
+		if (!next || !iteration_ns)
+			return 0;
+	}
+	return main->iteration_begin_ns + iteration_ns +
+	       pf_learn_low(&main->starts[next - main->offered]);
+}
+
+static void open_gate(struct pf_main *main, uint64_t predicted_ns)
+{
+	struct pf_main_page *page = main->page;
+
+	/* Whoever sees a new field sees the shut word before it. */
+	atomic_thread_fence(memory_order_release);
 	STORE(page->index, main->index);
 	STORE(page->kind, main->kind);
 	STORE(page->begin_ns, main->begin_ns);
 	STORE(page->end_ns, main->begin_ns + predicted_ns);
 	STORE(page->deadline_ns, main->deadline_ns);
-	STORE(page->beat_ns, main->begin_ns);
-	PUBLISH(page->word, ((LOAD(page->word) | PF_WORD_OPEN) + 2));
+	PUBLISH(page->word, (LOAD(page->word) | PF_WORD_OPEN) + 2);
 	wake(main);
 }
 
-/* When the next opening is expected, for the fill side to arm itself. */
-static uint64_t next_begin(const struct pf_main *main)
+static void shut_gate(struct pf_main *main)
 {
-	uint32_t next = main->index + 1;
-	uint64_t start_ns, iteration_ns;
+	uint32_t word = LOAD(main->page->word);
 
-	if (next < PF_LEARN_INDICES && next <= main->last_index) {
-		start_ns = pf_learn_low(&main->starts[next]);
-		return start_ns ? main->iteration_begin_ns + start_ns : 0;
-	}
-	iteration_ns = pf_learn_median(&main->iterations);
-	start_ns = pf_learn_low(&main->starts[0]);
-	if (!iteration_ns || !start_ns)
-		return 0;
-	return main->iteration_begin_ns + iteration_ns + start_ns;
+	if (!(word & PF_WORD_OPEN))
+		return;
+	PUBLISH(main->page->word, word & ~PF_WORD_OPEN);
+	wake(main);
+}
+
+void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index)
+{
+	uint64_t predicted_ns = 0;
+
+	if (!main || !main->alive)
+		return;
+	if (main->in_bubble)
+		pf_bubble_end(main);
+	main->in_bubble = 1;
+	main->index = index % PF_LEARN_INDICES;
+	main->kind = (uint32_t) kind;
+	main->begin_ns = now_ns();
+	main->next_index = main->index + 1;
+	if (pf_learn_see(&main->seen[main->index], main->iteration) >=
+	    PF_LEARN_ENOUGH)
+		predicted_ns = pf_learn_low(&main->lengths[main->index]);
+	main->flags = offer(main, predicted_ns);
+	/* Before the gate opens, so that who finds too little time left knows
+	 * already when to look again. */
+	STORE(main->page->next_begin_ns, next_begin(main));
+	STORE(main->page->beat_ns, main->begin_ns);
+	if (main->flags & PF_EVENT_OFFERED)
+		open_gate(main, predicted_ns);
+	pf_learn_add(&main->starts[main->index],
+		     main->begin_ns - main->iteration_begin_ns);
 }
 
 void pf_bubble_end(struct pf_main *main)
 {
-	struct pf_main_page *page;
 	uint64_t end_ns;
 
 	if (!main || !main->alive || !main->in_bubble)
 		return;
-	page = main->page;
-	if (main->flags & PF_EVENT_OFFERED) {
-		STORE(page->next_begin_ns, next_begin(main));
-		PUBLISH(page->word, LOAD(page->word) & ~PF_WORD_OPEN);
-		wake(main);
-	}
+	shut_gate(main);
 	end_ns = now_ns();
 	main->in_bubble = 0;
-	STORE(page->beat_ns, end_ns);
+	STORE(main->page->beat_ns, end_ns);
 	record(main, &(struct pf_event){
 			     .iteration = main->iteration,
 			     .begin_ns = main->begin_ns,
 			     .end_ns = end_ns,
 			     .deadline_ns = main->deadline_ns,
-			     .free_bytes = LOAD(page->free_bytes),
+			     .free_bytes = LOAD(main->page->free_bytes),
 			     .index = main->index,
 			     .kind = main->kind,
 			     .flags = main->flags,
@@ -312,13 +362,18 @@ void pf_iteration(struct pf_main *main)
 	pf_learn_add(&main->iterations, now - main->iteration_begin_ns);
 	main->iteration++;
 	main->iteration_begin_ns = now;
-	main->last_index = main->seen_index ? main->seen_index - 1 : 0;
-	main->seen_index = 0;
-	main->control_iteration = (uint32_t) pf_page_is_control(
-		LOAD(main->control->seed), main->iteration,
-		LOAD(main->control->control_ppm));
+	main->next_index = 0;
+	choose_control(main);
+	/* A bubble that wraps around the mark ends for the fill side here, so
+	 * that nothing runs in a control iteration. */
+	if (main->control_iteration) {
+		shut_gate(main);
+		if (main->deadline_ns > now)
+			main->deadline_ns = now; /* as its event will say */
+	}
 	STORE(page->iteration, main->iteration);
 	STORE(page->iteration_ns, pf_learn_median(&main->iterations));
+	STORE(page->next_begin_ns, next_begin(main));
 	STORE(page->beat_ns, now);
 }
 
@@ -334,6 +389,7 @@ void pf_close(struct pf_main *main)
 		return;
 	if (main->alive) {
 		pf_bubble_end(main);
+		STORE(main->page->next_begin_ns, 0);
 		PUBLISH(main->page->pid, 0);
 		munmap(main->page, PF_MAIN_SIZE);
 		munmap((void *) main->control, PF_CONTROL_SIZE);
