@@ -1,0 +1,304 @@
+// Package reconcile compares what the controller believes with what Slurm and
+// the nodes say, and decides what to do about the difference, level by level.
+// It is pure and repeatable: an action that was lost is decided again the next
+// time, and one that was done is not.
+package reconcile
+
+import (
+	"fmt"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/controller/slurm"
+	"pipefill/controller/store"
+)
+
+// Times after which a silence is taken for an answer.
+const (
+	// reservedMs: a node that lives says what it holds within a long poll.
+	reservedMs = 30_000
+	// releasedMs: Slurm starts a released job within a second or two, unless
+	// something else took the node's memory.
+	releasedMs = 60_000
+	// nodeWordMs: a node's account of an end comes with its next sync; Slurm's
+	// may be first.
+	nodeWordMs = 20_000
+	// extendBelowMs and extendByMin: a job that runs a fraction of the time gets
+	// more wall-clock time before Slurm ends it.
+	extendBelowMs = 5 * 60_000
+	extendByMin   = 30
+)
+
+// Node is what a node last said.
+type Node struct {
+	SeenMs      int64
+	Assignments map[int64]api.NodeAssignment
+	Mains       []api.MainDevice
+}
+
+// View is everything a decision rests on.
+type View struct {
+	NowMs      int64
+	NodeLostMs int64 // a node silent for longer is lost
+	MaxMin     int64 // wall-clock limit that no job is stretched past, in minutes; 0: none
+	Live       []store.Assignment
+	Jobs       []store.FillJob     // open
+	Slurm      map[int64]slurm.Job // of the fill partitions, by job number
+	Nodes      map[string]Node     // by name
+	Vacate     map[string]bool     // nodes that a pending main job could use
+}
+
+// Kind says what an action does.
+type Kind string
+
+// The kinds. The first three are written to the store, the others asked of
+// Slurm.
+const (
+	Advance     Kind = "advance"
+	End         Kind = "end"
+	EndJob      Kind = "end job"
+	PinRelease  Kind = "pin and release"
+	Hold        Kind = "hold"
+	RequeueHold Kind = "requeue and hold"
+	Cancel      Kind = "cancel"
+	Extend      Kind = "extend"
+)
+
+// Action is one step. Actions of one job follow each other: when one fails, the
+// rest of the job's wait for the next time.
+type Action struct {
+	Kind       Kind
+	Assignment int64 // id; of Advance and End
+	FillJobID  int64 // of EndJob
+	JobID      int64 // Slurm's number
+	Node       string
+	State      pipefill.AssignmentState // to Advance to
+	Outcome    pipefill.Outcome         // of End and EndJob
+	JobOutcome pipefill.Outcome         // End: of the job as well; "": back to the queue
+	Reason     string
+	ExitCode   int
+	Minutes    int64 // Extend: the new limit
+}
+
+// Decide returns what to do.
+func Decide(v View) []Action {
+	var actions []Action
+	assigned := map[int64]bool{}
+	for _, a := range v.Live {
+		assigned[a.Job.JobID] = true
+		actions = append(actions, v.assignment(a)...)
+	}
+	for _, j := range v.Jobs {
+		if !assigned[j.JobID] {
+			actions = append(actions, v.unassigned(j)...)
+		}
+	}
+	return actions
+}
+
+// lost tells whether a node has been silent for too long.
+func (v View) lost(name string) bool { return v.NowMs-v.Nodes[name].SeenMs > v.NodeLostMs }
+
+// assignment decides about a live assignment.
+func (v View) assignment(a store.Assignment) []Action {
+	job, known := v.Slurm[a.Job.JobID]
+	said, told := v.Nodes[a.Node].Assignments[a.ID]
+	switch {
+	case !known:
+		return v.forgotten(a, said)
+	case job.UID != a.UID || job.Restarts > a.Job.Restarts:
+		return v.over(a, said)
+	case job.Ended():
+		return v.ended(a, job, said)
+	case job.Pending() && job.Restarts == a.Job.Restarts:
+		return v.pending(a, job, told)
+	case job.Running():
+		return v.running(a, job, said, told)
+	}
+	return nil // Slurm's list is older than what we know, or the job is completing
+}
+
+// forgotten: Slurm no longer has the job, so that its attempts are over.
+func (v View) forgotten(a store.Assignment, said api.NodeAssignment) []Action {
+	switch {
+	case a.State == pipefill.AssignmentReserved || a.State == pipefill.AssignmentReleased:
+		return end(a, pipefill.OutcomeCancelled, pipefill.OutcomeCancelled, "the job is gone from Slurm", 0)
+	case said.State == pipefill.AssignmentEnded:
+		return end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)
+	case said.State == "" || v.lost(a.Node):
+		return end(a, pipefill.OutcomeLost, pipefill.OutcomeLost, "the job is gone from Slurm, and node "+a.Node+" does not know how it ended", 0)
+	}
+	return nil // the node still has it, and will say
+}
+
+// over: Slurm has sent the job back to the queue (our eviction, its owner's
+// requeue, a node failure): this attempt counts as nothing, whatever the node
+// says, and another may follow.
+func (v View) over(a store.Assignment, said api.NodeAssignment) []Action {
+	outcome, reason := pipefill.OutcomeEvicted, said.Reason
+	if said.Outcome != pipefill.OutcomeEvicted {
+		outcome, reason = pipefill.OutcomeLost, "Slurm requeued the job"
+	}
+	return v.back(a, outcome, reason, true)
+}
+
+// back ends an assignment and sends its job back to the queue, or ends it too
+// where it may not be restarted.
+func (v View) back(a store.Assignment, outcome pipefill.Outcome, reason string, started bool) []Action {
+	if a.Requeue || !started {
+		return end(a, outcome, "", reason, 0)
+	}
+	return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, outcome, outcome, reason, 0)...)
+}
+
+// ended: Slurm says how the job ended, which is what counts, except that a job
+// which we took off its device did not fail by itself.
+func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) []Action {
+	outcome := outcomeOf(job)
+	if outcome == pipefill.OutcomeCompleted || a.State == pipefill.AssignmentReserved {
+		return end(a, outcome, outcome, "", job.ExitCode)
+	}
+	if said.State != pipefill.AssignmentEnded && said.State != "" && !v.lost(a.Node) && v.NowMs-job.EndMs < nodeWordMs {
+		return nil // the node will say whether it was evicted
+	}
+	if said.Outcome == pipefill.OutcomeEvicted && outcome != pipefill.OutcomeCancelled {
+		if !a.Requeue {
+			return end(a, pipefill.OutcomeEvicted, pipefill.OutcomeEvicted, said.Reason, job.ExitCode)
+		}
+		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}} // over() follows
+	}
+	reason := said.Reason
+	if reason == "" {
+		reason = fmt.Sprintf("Slurm says %s, exit code %d", job.State, job.ExitCode)
+		if job.Signal > 0 {
+			reason = fmt.Sprintf("Slurm says %s, signal %d", job.State, job.Signal)
+		}
+	}
+	return end(a, outcome, outcome, reason, job.ExitCode)
+}
+
+func outcomeOf(job slurm.Job) pipefill.Outcome {
+	switch job.State {
+	case "COMPLETED":
+		return pipefill.OutcomeCompleted
+	case "CANCELLED":
+		return pipefill.OutcomeCancelled
+	case "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED":
+		return pipefill.OutcomeLost
+	}
+	return pipefill.OutcomeFailed
+}
+
+// pending: the way to the device.
+func (v View) pending(a store.Assignment, job slurm.Job, told bool) []Action {
+	hold := Action{Kind: Hold, JobID: a.Job.JobID}
+	held := job.Held && job.PinnedNode == ""
+	withdraw := func(outcome pipefill.Outcome, reason string) []Action {
+		actions := v.back(a, outcome, reason, false)
+		if !held {
+			actions = append([]Action{hold}, actions...)
+		}
+		return actions
+	}
+	switch {
+	case v.lost(a.Node):
+		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" does not report")
+	case !v.hasMain(a):
+		return withdraw(pipefill.OutcomeEvicted, fmt.Sprintf("main job %d has left %s", a.MainJob.JobID, a.Device))
+	case a.State == pipefill.AssignmentReserved && v.NowMs-a.ReservedMs > reservedMs && !told:
+		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" did not take the assignment")
+	case a.State == pipefill.AssignmentReserved && !held:
+		return []Action{hold}
+	case a.State == pipefill.AssignmentReserved && told:
+		return []Action{
+			{Kind: Advance, Assignment: a.ID, JobID: a.Job.JobID, State: pipefill.AssignmentReleased},
+			{Kind: PinRelease, Assignment: a.ID, JobID: a.Job.JobID, Node: a.Node},
+		}
+	case a.State == pipefill.AssignmentReserved:
+		return nil // the node is being told
+	case v.NowMs-a.ReleasedMs > releasedMs:
+		return withdraw(pipefill.OutcomeLost, "Slurm did not start it: "+job.Reason)
+	case job.Held || job.PinnedNode != a.Node:
+		return []Action{{Kind: PinRelease, Assignment: a.ID, JobID: a.Job.JobID, Node: a.Node}}
+	}
+	return nil
+}
+
+// hasMain tells whether the assignment's main job is still on its device.
+func (v View) hasMain(a store.Assignment) bool {
+	for _, m := range v.Nodes[a.Node].Mains {
+		if m.Device == a.Device && m.Job.JobID == a.MainJob.JobID {
+			return true
+		}
+	}
+	return false
+}
+
+// running: follow the node, and take the job back where it may not stay.
+func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment, told bool) []Action {
+	back := []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
+	if !a.Requeue {
+		back[0].Kind = Cancel
+	}
+	switch {
+	case a.State == pipefill.AssignmentReserved || job.Nodes != a.Node:
+		// Slipped past the hold: it never ran, whatever its right to requeue.
+		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
+	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeEvicted,
+		said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeLost,
+		v.lost(a.Node), v.Vacate[a.Node]:
+		return back
+	case told && said.State != a.State && a.State.CanFollow(said.State) && said.State != pipefill.AssignmentEnded &&
+		(said.State == pipefill.AssignmentAttached || said.State == pipefill.AssignmentRunning):
+		return []Action{{Kind: Advance, Assignment: a.ID, JobID: a.Job.JobID, State: said.State}}
+	}
+	return v.extend(a, job)
+}
+
+// extend keeps Slurm's wall-clock limit, which is not what the user's --time
+// means here, from ending the job.
+func (v View) extend(a store.Assignment, job slurm.Job) []Action {
+	if job.TimeLimitMin <= 0 || job.TimeLimitMin >= slurm.Infinite || job.StartMs <= 0 {
+		return nil
+	}
+	left := job.StartMs + job.TimeLimitMin*60_000 - v.NowMs
+	minutes := job.TimeLimitMin + extendByMin
+	if v.MaxMin > 0 {
+		minutes = min(minutes, v.MaxMin)
+	}
+	if left > extendBelowMs || minutes <= job.TimeLimitMin {
+		return nil
+	}
+	return []Action{{Kind: Extend, JobID: a.Job.JobID, Minutes: minutes}}
+}
+
+// unassigned decides about an open job without a live assignment: it must be
+// pending and held.
+func (v View) unassigned(j store.FillJob) []Action {
+	job, known := v.Slurm[j.JobID]
+	switch {
+	case !known:
+		return []Action{{Kind: EndJob, FillJobID: j.ID, JobID: j.JobID, Outcome: pipefill.OutcomeCancelled, Reason: "the job is gone from Slurm"}}
+	case job.UID != j.UID || job.Restarts != j.Restarts:
+		return nil // the mirror has not seen this attempt yet
+	case job.Ended() && j.Front && j.Requeue && outcomeOf(job) == pipefill.OutcomeFailed:
+		return []Action{{Kind: RequeueHold, JobID: j.JobID}} // was evicted, and killed before Slurm was asked
+	case job.Ended():
+		return []Action{{
+			Kind: EndJob, FillJobID: j.ID, JobID: j.JobID, Outcome: outcomeOf(job),
+			Reason: fmt.Sprintf("Slurm says %s, exit code %d", job.State, job.ExitCode), ExitCode: job.ExitCode,
+		}}
+	case job.Running():
+		return []Action{{Kind: RequeueHold, JobID: j.JobID}}
+	case job.Pending() && (!job.Held || job.PinnedNode != ""):
+		return []Action{{Kind: Hold, JobID: j.JobID}}
+	}
+	return nil
+}
+
+func end(a store.Assignment, outcome, jobOutcome pipefill.Outcome, reason string, exitCode int) []Action {
+	return []Action{{
+		Kind: End, Assignment: a.ID, FillJobID: a.FillJobID, JobID: a.Job.JobID,
+		Outcome: outcome, JobOutcome: jobOutcome, Reason: reason, ExitCode: exitCode,
+	}}
+}
