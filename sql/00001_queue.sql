@@ -13,6 +13,7 @@ CREATE TABLE fill_job (
   partition      TEXT NOT NULL,
   mem_bytes      INTEGER NOT NULL DEFAULT 0,
   limit_ms       INTEGER NOT NULL DEFAULT 0,
+  gpus           TEXT NOT NULL DEFAULT '',
   requeue        INTEGER NOT NULL CHECK (requeue IN (0, 1)),
   required_nodes TEXT NOT NULL DEFAULT '',
   excluded_nodes TEXT NOT NULL DEFAULT '',

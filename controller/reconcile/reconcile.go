@@ -34,6 +34,7 @@ type Node struct {
 	SeenMs      int64
 	Assignments map[int64]api.NodeAssignment
 	Mains       []api.MainDevice
+	Devices     []api.NodeDevice
 }
 
 // View is everything a decision rests on.

@@ -140,8 +140,8 @@ func nodeName(s string) bool {
 	return s != "" && len(s) <= 255
 }
 
-// RequeueHold sends a running job back to the queue, held; a pending one it
-// holds. Jobs submitted with --no-requeue are requeued too: whether they may
+// RequeueHold sends a running job, or one that ended a moment ago, back to the
+// queue, held; a pending one it holds. Jobs submitted with --no-requeue are requeued too: whether they may
 // run again is the caller's to decide (Job.Requeue).
 func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 	j, err := c.single(ctx, id)
@@ -150,9 +150,6 @@ func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 	}
 	if j.Pending() {
 		return c.Hold(ctx, id)
-	}
-	if j.Ended() {
-		return pipefill.Errorf(pipefill.CodeConflict, "job %d has ended (%s) and cannot be requeued", id, j.State)
 	}
 	if !j.Batch {
 		return pipefill.Errorf(pipefill.CodeConflict, "job %d is not a batch job and cannot be requeued; cancel it", id)

@@ -190,7 +190,7 @@ func (r *rawJob) job() Job {
 		TimeLimitMin: r.TimeLimit.or(Infinite),
 		SubmitMs:     r.SubmitTime.ms(), EligibleMs: r.EligibleTime.ms(), StartMs: r.StartTime.ms(), EndMs: r.EndTime.ms(),
 		Restarts: int(r.RestartCnt.or(0)), Requeue: r.Requeue && !note.noRequeue, Batch: r.BatchFlag,
-		RequestedGPUs: r.gpus(note), RequestedNodes: r.RequiredNodes, ExcludedNodes: r.ExcludedNodes,
+		Options: note.options, RequestedGPUs: r.gpus(note), RequestedNodes: r.RequiredNodes, ExcludedNodes: r.ExcludedNodes,
 		PinnedNode: note.pin, Nodes: r.Nodes, MemBytes: r.memBytes(), CPUs: r.CPUs.or(0), NodeCount: r.NodeCount.or(0),
 		ExitCode: r.ExitCode.code, Signal: r.ExitCode.signal, Comment: r.Comment, AdminComment: r.AdminComment,
 	}

@@ -29,7 +29,9 @@ type Job struct {
 	Batch        bool
 	// RequestedGPUs are the GPU requests, as asked ("gres:gpu:2"), those that
 	// job_submit.lua took away and noted in the administrator's comment included.
-	RequestedGPUs  string
+	RequestedGPUs string
+	// Options is the value of --pipefill as job_submit.lua noted it; "" without Lua.
+	Options        string
 	RequestedNodes string // by the user; a pin of ours is not in it
 	ExcludedNodes  string
 	PinnedNode     string // by PinRelease; "" where not pinned

@@ -7,12 +7,13 @@ import (
 
 // note is what we keep in a job's administrator comment, the one field of a job
 // that only operators write and that survives our database: job_submit.lua
-// (packaging/etc) writes gpus and norequeue, PinRelease pin and req.
+// (packaging/etc) writes gpus, opts and norequeue, PinRelease pin and req.
 //
 // It is one word, "pipefill:gpus=gres:gpu:2;norequeue;pin=n0;req=n[0-1]"; other
 // words of the comment are the site's and are kept.
 type note struct {
 	gpus      string
+	options   string // of the job's --pipefill, which slurmrestd does not show
 	noRequeue bool
 	pin       string // the node PinRelease chose
 	required  string // the user's own node list, while pin replaces it
@@ -38,6 +39,8 @@ func parseNote(comment string) note {
 			switch key {
 			case "gpus":
 				n.gpus = value
+			case "opts":
+				n.options = value
 			case "norequeue":
 				n.noRequeue = true
 			case "pin":
@@ -55,6 +58,9 @@ func (n note) String() string {
 	var items []string
 	if n.gpus != "" {
 		items = append(items, "gpus="+escapeNote(n.gpus))
+	}
+	if n.options != "" {
+		items = append(items, "opts="+escapeNote(n.options))
 	}
 	if n.noRequeue {
 		items = append(items, "norequeue")

@@ -115,6 +115,19 @@ local function strip_gpus(job_desc)
 	return (string.gsub(table.concat(found, ","), "[^%w:,._/%-]", "_"))
 end
 
+-- The value of --pipefill, percent-encoded: slurmrestd does not show options of plugins.
+local function pipefill_option(job_desc)
+	for _, pair in pairs(job_desc.spank_job_env or {}) do
+		local value = string.match(tostring(pair), "^_SLURM_SPANK_OPTION_pipefill_pipefill=(.*)$")
+		if value then
+			return (string.gsub(string.sub(value, 1, 512), "[^%w,:.+-]", function(c)
+				return string.format("%%%02X", string.byte(c))
+			end))
+		end
+	end
+	return ""
+end
+
 -- The administrator's comment is where pipefillctld reads what was asked for (controller/slurm/note.go). Words of an
 -- operator's own comment stay; a user's cannot pose as ours.
 local function write_note(job_desc, submit_uid, gpus)
@@ -128,6 +141,10 @@ local function write_note(job_desc, submit_uid, gpus)
 	end
 	if gpus ~= "" then
 		items[#items + 1] = "gpus=" .. gpus
+	end
+	local options = pipefill_option(job_desc)
+	if options ~= "" then
+		items[#items + 1] = "opts=" .. options
 	end
 	if job_desc.requeue == 0 then
 		items[#items + 1] = "norequeue"

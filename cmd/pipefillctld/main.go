@@ -1,0 +1,15 @@
+// Command pipefillctld is the controller of pipefill. It runs beside slurmctld
+// as SlurmUser, whose rights its token carries; it needs no capability.
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"pipefill/controller"
+)
+
+func main() {
+	os.Exit(controller.Main(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr, time.Now))
+}

@@ -1,0 +1,116 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"pipefill/controller/slurm"
+	"pipefill/controller/store"
+)
+
+// mirror writes what Slurm says of the fill partitions' jobs that matter:
+// those not ended, and those that ended while we know them.
+func (c *Controller) mirror(ctx context.Context, jobs []slurm.Job) error {
+	open, err := c.store.OpenJobs(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[int64]bool{}
+	for _, j := range open {
+		known[j.JobID] = true
+	}
+	var seen []store.FillJob
+	for _, j := range jobs {
+		if !j.Ended() || known[j.ID] {
+			seen = append(seen, fillJob(c.cfg.Cluster, j))
+		}
+	}
+	if len(seen) == 0 {
+		return nil
+	}
+	return c.store.SeeJobs(ctx, c.now().UnixMilli(), seen)
+}
+
+// fillJob turns Slurm's word into a row.
+func fillJob(cluster string, j slurm.Job) store.FillJob {
+	limitMs := int64(0)
+	if j.TimeLimitMin > 0 && j.TimeLimitMin < slurm.Infinite {
+		limitMs = j.TimeLimitMin * 60_000
+	}
+	return store.FillJob{
+		Cluster: cluster, JobID: j.ID, SubmitMs: j.SubmitMs, Restarts: j.Restarts, ArrayTask: j.ArrayTask, Name: j.Name,
+		UID: j.UID, User: j.User, Account: j.Account, Partition: j.Partition, MemBytes: memHint(j.Options), LimitMs: limitMs, GPUs: j.RequestedGPUs,
+		Requeue: j.Requeue, RequiredNodes: j.RequestedNodes, ExcludedNodes: j.ExcludedNodes, Unfit: Unfit(j),
+	}
+}
+
+// Unfit tells why a job can never be a fill job, "" where it can. Such jobs
+// stay held, with this as the reason in the queue.
+func Unfit(j slurm.Job) string {
+	switch {
+	case j.Het:
+		return "it is heterogeneous, and its parts cannot be held together; submit single jobs"
+	case !j.Batch:
+		return "it is no batch job, and cannot be requeued; use sbatch"
+	case j.NodeCount > 1:
+		return fmt.Sprintf("it asks for %d nodes; a fill job runs on one device of one node", j.NodeCount)
+	case strings.Contains(j.Partition, ","):
+		return "it lists several partitions (" + j.Partition + "); name one fill partition"
+	}
+	return ""
+}
+
+// memHint reads mem= of a fill job's options, checked by the plugin at
+// submission: device memory in bytes, 0 where there is none.
+func memHint(options string) int64 {
+	units := map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+	for pair := range strings.SplitSeq(options, ",") {
+		text, found := strings.CutPrefix(pair, "mem=")
+		if !found || len(text) < 4 {
+			continue
+		}
+		amount, err := strconv.ParseFloat(text[:len(text)-3], 64)
+		if unit := units[text[len(text)-3:]]; err == nil && unit > 0 && amount >= 0 && amount*unit < 1e18 {
+			return int64(amount * unit)
+		}
+	}
+	return 0
+}
+
+// Vacate lists the nodes that fill jobs must leave because a pending main job
+// waits for memory there: those whose memory, with what fill jobs hold, would do
+// for one of its nodes. Only main jobs that wait for resources count.
+func Vacate(pending []slurm.Job, nodes []slurm.Node, _ []string) map[string]bool {
+	vacate := map[string]bool{}
+	for _, j := range pending {
+		if j.Reason != "Resources" || j.MemBytes == 0 && j.NodeCount == 0 {
+			continue
+		}
+		perNode := j.MemBytes / max(j.NodeCount, 1)
+		for _, n := range nodes {
+			if n.Down || !inPartition(n, j.Partition) {
+				continue
+			}
+			if n.FreeBytes < perNode && perNode <= n.MemBytes {
+				vacate[n.Name] = true
+			}
+		}
+	}
+	return vacate
+}
+
+func inPartition(n slurm.Node, partitions string) bool {
+	if len(n.Partitions) == 0 {
+		return true
+	}
+	for p := range strings.SplitSeq(partitions, ",") {
+		for _, have := range n.Partitions {
+			if have == p {
+				return true
+			}
+		}
+	}
+	return false
+}

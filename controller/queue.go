@@ -1,0 +1,222 @@
+package controller
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/controller/store"
+)
+
+// endedShown is how long the queue shows a job that has ended.
+const endedShown = 10 * time.Minute
+
+// jobs lists the caller's fill jobs, an operator's listing all.
+func (s *Server) jobs(w http.ResponseWriter, r *http.Request) {
+	who := callerOf(r)
+	wanted, state := r.URL.Query().Get("user"), r.URL.Query().Get("state")
+	if !who.operator {
+		if wanted != "" && wanted != who.name {
+			s.answer(w, r, http.StatusOK, []api.FillJob{})
+			return
+		}
+		wanted = who.name
+	}
+	rows, err := s.controller.Queue(r.Context(), wanted)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if state != "" {
+		rows = slices.DeleteFunc(rows, func(j api.FillJob) bool { return j.State != state })
+	}
+	s.answer(w, r, http.StatusOK, rows)
+}
+
+// Queue lists open fill jobs and those that ended a short while ago.
+func (c *Controller) Queue(ctx context.Context, userName string) ([]api.FillJob, error) {
+	jobs, err := c.store.Jobs(ctx, userName, c.now().Add(-endedShown).UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	live, err := c.store.Live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byJob := map[int64]store.Assignment{}
+	for _, a := range live {
+		byJob[a.FillJobID] = a
+	}
+	rows := []api.FillJob{}
+	for _, j := range jobs {
+		rows = append(rows, row(j, byJob))
+	}
+	return rows, nil
+}
+
+func row(j store.FillJob, live map[int64]store.Assignment) api.FillJob {
+	out := api.FillJob{
+		JobID: j.JobID, ArrayTask: j.ArrayTask, Name: j.Name, User: j.User, Account: j.Account, Partition: j.Partition,
+		State: "queued", Reason: j.Reason, Priority: j.Priority, SubmitMs: j.FirstMs, LimitMs: j.LimitMs, DeviceMs: j.DeviceMs, Attempts: j.Attempts,
+	}
+	a, assigned := live[j.ID]
+	switch {
+	case j.Outcome != "":
+		out.State = string(j.Outcome)
+	case assigned:
+		out.State, out.Node, out.Device, out.Assignment = string(a.State), a.Node, a.Device, a.ID
+	case j.UserHeld:
+		out.State, out.Reason = "held", "held by a person; pipefill-cli release lets it go"
+	case j.Unfit != "":
+		out.State, out.Reason = "held", j.Unfit
+	case j.Attempts > 0 && !j.Requeue:
+		out.State, out.Reason = "held", "was started once and may not be restarted (--no-requeue)"
+	}
+	return out
+}
+
+// own finds a fill job that the caller may see and change; a stranger's is not
+// found.
+func (s *Server) own(r *http.Request) (store.FillJob, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil || id <= 0 {
+		return store.FillJob{}, pipefill.Errorf(pipefill.CodeInvalid, "job %q: write a job number", r.PathValue("id"))
+	}
+	who := callerOf(r)
+	job, err := s.controller.store.JobByID(r.Context(), s.controller.cfg.Cluster, id)
+	if err == nil && !who.operator && job.UID != who.uid {
+		err = pipefill.Errorf(pipefill.CodeNotFound, "fill job %d: there is none; pipefill-cli queue lists them", id)
+	}
+	return job, err
+}
+
+func (s *Server) job(w http.ResponseWriter, r *http.Request) {
+	job, err := s.own(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	live, err := s.controller.store.Live(r.Context())
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	byJob := map[int64]store.Assignment{}
+	for _, a := range live {
+		byJob[a.FillJobID] = a
+	}
+	s.answer(w, r, http.StatusOK, row(job, byJob))
+}
+
+// act holds, releases, cancels or orders one of the caller's jobs.
+func (s *Server) act(w http.ResponseWriter, r *http.Request) {
+	job, err := s.own(r)
+	if err == nil && job.Outcome != "" {
+		err = pipefill.Errorf(pipefill.CodeConflict, "fill job %d has ended (%s): there is nothing to change", job.JobID, job.Outcome)
+	}
+	if err == nil {
+		err = s.change(r, job)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.controller.Kick()
+	s.answer(w, r, http.StatusOK, struct{}{})
+}
+
+func (s *Server) change(r *http.Request, job store.FillJob) error {
+	c := s.controller
+	switch action := r.PathValue("action"); action {
+	case "hold", "release":
+		return c.store.SetHeld(r.Context(), job.ID, action == "hold")
+	case "cancel":
+		return c.slurm.Cancel(r.Context(), job.JobID)
+	case "priority":
+		var request api.PriorityRequest
+		if err := decode(r, &request); err != nil {
+			return err
+		}
+		const most = 1_000_000
+		if request.Priority < -most || request.Priority > most {
+			return pipefill.Errorf(pipefill.CodeInvalid, "priority %d: write %d to %d", request.Priority, -most, most)
+		}
+		who := callerOf(r)
+		return c.store.SetPriority(r.Context(), job.ID, request.Priority, who.operator && job.UID != who.uid)
+	default:
+		return pipefill.Errorf(pipefill.CodeInvalid, "%q: write hold, release, cancel or priority", action)
+	}
+}
+
+// slots lists the devices of running main jobs. Who fills a slot is shown to
+// the owner of either job and to operators.
+func (s *Server) slots(w http.ResponseWriter, r *http.Request) {
+	who := callerOf(r)
+	live, err := s.controller.store.Live(r.Context())
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, r, http.StatusOK, s.controller.slotRows(who, live, s.lookup))
+}
+
+func (c *Controller) slotRows(who caller, live []store.Assignment, lookup func(uint32) (string, error)) []api.Slot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slots := []api.Slot{}
+	for name, n := range c.nodes {
+		for _, m := range n.said.Mains {
+			slot := api.Slot{Node: name, Main: m, SeenMs: n.seenMs}
+			if user, err := lookup(m.UID); err == nil {
+				slot.User = user
+			}
+			for _, a := range live {
+				if a.Node == name && a.Device == m.Device && (who.operator || a.UID == who.uid || m.UID == who.uid) {
+					slot.FillJob = a.Job.JobID
+				}
+			}
+			if !who.operator && m.UID != who.uid {
+				slot.Main.Options, slot.Main.Totals = "", api.MainTotals{}
+			}
+			slots = append(slots, slot)
+		}
+	}
+	slices.SortFunc(slots, func(a, b api.Slot) int {
+		if a.Node+string(a.Main.Device) < b.Node+string(b.Main.Device) {
+			return -1
+		}
+		return 1
+	})
+	return slots
+}
+
+// report sums usage; others than operators see their own.
+func (s *Server) report(w http.ResponseWriter, r *http.Request) {
+	who, kind := callerOf(r), r.PathValue("kind")
+	startMs, err1 := strconv.ParseInt(r.URL.Query().Get("start_ms"), 10, 64)
+	endMs, err2 := strconv.ParseInt(r.URL.Query().Get("end_ms"), 10, 64)
+	if err1 != nil || err2 != nil || endMs <= startMs {
+		s.fail(w, r, pipefill.Errorf(pipefill.CodeInvalid, "report: start_ms and end_ms: write milliseconds since 1970, the start before the end"))
+		return
+	}
+	owner := who.name
+	if who.operator {
+		owner = ""
+	} else if kind == "main" {
+		s.fail(w, r, pipefill.Errorf(pipefill.CodeDenied, "report main: for operators; your own main jobs are in pipefill-cli slots"))
+		return
+	}
+	rows, err := s.controller.store.Report(r.Context(), kind, owner, startMs, endMs)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if rows == nil {
+		rows = []api.ReportRow{}
+	}
+	s.answer(w, r, http.StatusOK, rows)
+}

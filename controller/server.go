@@ -1,0 +1,192 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"pipefill"
+	"pipefill/api"
+)
+
+// Verifier reads the credential of a request that came over TCP.
+type Verifier interface {
+	Verify(credential string) (payload []byte, uid, gid uint32, err error)
+}
+
+// caller is who asks.
+type caller struct {
+	uid      uint32
+	name     string
+	operator bool
+}
+
+// Server answers nodes and command lines (docs/protocol.md, section 3).
+type Server struct {
+	controller *Controller
+	verifier   Verifier
+	log        *slog.Logger
+	mux        *http.ServeMux
+	lookup     func(uid uint32) (string, error)
+}
+
+// NewServer returns the handler of both listeners.
+func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
+	s := &Server{controller: c, verifier: verifier, log: log, mux: http.NewServeMux(), lookup: userName}
+	s.mux.HandleFunc("POST /v1/node/sync", s.nodeSync)
+	s.mux.HandleFunc("GET /v1/ping", s.ping)
+	s.mux.HandleFunc("GET /v1/jobs", s.jobs)
+	s.mux.HandleFunc("GET /v1/jobs/{id}", s.job)
+	s.mux.HandleFunc("POST /v1/jobs/{id}/{action}", s.act)
+	s.mux.HandleFunc("GET /v1/slots", s.slots)
+	s.mux.HandleFunc("GET /v1/report/{kind}", s.report)
+	return s
+}
+
+func userName(uid uint32) (string, error) {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return "", pipefill.Errorf(pipefill.CodeDenied, "uid %d is no user of this host: %w", uid, err)
+	}
+	return u.Username, nil
+}
+
+type callerKey struct{}
+
+type peerKey struct{}
+
+// WithPeer is http.Server.ConnContext of the Unix socket: it notes who connected.
+func WithPeer(ctx context.Context, conn net.Conn) context.Context {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	if controlErr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a descriptor fits an int
+	}); controlErr != nil || err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, cred.Uid)
+}
+
+// ServeHTTP finds out who asks, and answers nobody else.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	if err != nil {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		return
+	}
+	uid, ok := s.authenticate(r, body)
+	if !ok {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	w.Header().Set(api.VersionHeader, api.Version)
+	name, err := s.lookup(uid)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	who := caller{uid: uid, name: name, operator: uid == 0 || slices.Contains(s.controller.cfg.Operators, name)}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+}
+
+// authenticate returns the caller's uid: the socket's peer, or who signed.
+func (s *Server) authenticate(r *http.Request, body []byte) (uint32, bool) {
+	if uid, ok := r.Context().Value(peerKey{}).(uint32); ok {
+		return uid, true
+	}
+	credential, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Munge ")
+	if !ok {
+		return 0, false
+	}
+	payload, uid, _, err := s.verifier.Verify(credential)
+	if err != nil {
+		s.log.WarnContext(r.Context(), "a request was refused", "remote", r.RemoteAddr, "err", err)
+		return 0, false
+	}
+	want := api.Digest(r.Method, r.RequestURI, body)
+	return uid, subtle.ConstantTimeCompare(payload, []byte(want)) == 1
+}
+
+func callerOf(r *http.Request) caller {
+	who, _ := r.Context().Value(callerKey{}).(caller) // ServeHTTP always sets it
+	return who
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code := pipefill.ErrorCode(err)
+	message := err.Error()
+	if code == pipefill.CodeInternal {
+		s.log.ErrorContext(r.Context(), "a request failed", "path", r.URL.Path, "err", err)
+		message = "pipefillctld could not answer; its log says why"
+	}
+	s.answer(w, r, pipefill.HTTPStatus(code), api.Failure{Code: code, Message: message})
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		s.log.ErrorContext(r.Context(), "an answer cannot be encoded", "path", r.URL.Path, "err", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if _, err := w.Write(data); err != nil {
+		s.log.DebugContext(r.Context(), "the caller went away", "err", err)
+	}
+}
+
+func (s *Server) nodeSync(w http.ResponseWriter, r *http.Request) {
+	if callerOf(r).uid != 0 {
+		s.fail(w, r, pipefill.Errorf(pipefill.CodeDenied, "only the node daemon, as root, may sync"))
+		return
+	}
+	var state api.NodeSync
+	if err := decode(r, &state); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	orders, err := s.controller.Sync(r.Context(), state)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, r, http.StatusOK, orders)
+}
+
+// decode reads a body of one JSON value without unknown fields.
+func decode(r *http.Request, out any) error {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(out); err != nil {
+		return pipefill.Errorf(pipefill.CodeInvalid, "the request is not understood: %w", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return pipefill.Errorf(pipefill.CodeInvalid, "the request holds more than one value")
+	}
+	return nil
+}
+
+func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, http.StatusOK, s.controller.Status())
+}
