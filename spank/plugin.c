@@ -36,6 +36,10 @@ static int take_option(int val, const char *optarg, int is_remote)
 	struct pf_slurm slurm;
 
 	(void) val;
+	/* A bare --pipefill of sbatch reaches the sruns of its script so
+	 * (22.05.8). */
+	if (optarg && !strcmp(optarg, "(null)"))
+		optarg = NULL;
 	pf_spank_door(&slurm, NULL);
 	/* On the node a mistake is logged by pf_remote_start, not refused. */
 	if (!is_remote && pf_allocator_option(&slurm, optarg))

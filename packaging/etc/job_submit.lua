@@ -119,7 +119,7 @@ end
 local function pipefill_option(job_desc)
 	for _, pair in pairs(job_desc.spank_job_env or {}) do
 		local value = string.match(tostring(pair), "^_SLURM_SPANK_OPTION_pipefill_pipefill=(.*)$")
-		if value then
+		if value and value ~= "(null)" then
 			return (string.gsub(string.sub(value, 1, 512), "[^%w,:.+-]", function(c)
 				return string.format("%%%02X", string.byte(c))
 			end))
