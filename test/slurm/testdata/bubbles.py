@@ -1,0 +1,42 @@
+"""A main job in thirty lines: iterations of some computing and two bubbles, told to libpipefill.
+
+bubbles.py LIBRARY ITERATIONS COMPUTE_MS BUBBLE_MS
+"""
+import ctypes
+import os
+import sys
+import time
+
+library, iterations, compute_ms, bubble_ms = sys.argv[1], *map(float, sys.argv[2:5])
+pf = ctypes.CDLL(library)
+pf.pf_open.restype = ctypes.c_void_p
+pf.pf_device.restype = ctypes.c_char_p
+pf.pf_strerror.restype = ctypes.c_char_p
+for name in ("pf_bubble_end", "pf_iteration", "pf_close", "pf_device"):
+    getattr(pf, name).argtypes = [ctypes.c_void_p]
+pf.pf_bubble_begin.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+
+handle = pf.pf_open(None)
+if handle:
+    device = pf.pf_device(handle).decode()
+    print("opened", device, flush=True)
+    os.sched_setaffinity(0, {int(device.removeprefix("cpu:"))})
+else:
+    print("unfilled:", pf.pf_strerror().decode(), flush=True)
+
+
+def compute():
+    until = time.perf_counter() + compute_ms / 1e3
+    while time.perf_counter() < until:
+        pass
+
+
+for _ in range(int(iterations)):
+    pf.pf_iteration(handle)
+    for index in (0, 1):
+        compute()
+        pf.pf_bubble_begin(handle, index, index)  # kinds fill-drain and fwd-bwd
+        time.sleep(bubble_ms / 1e3)
+        pf.pf_bubble_end(handle)
+pf.pf_close(handle)
+print("done", flush=True)
