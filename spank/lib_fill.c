@@ -195,21 +195,26 @@ static int64_t begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
 	return left_ns;
 }
 
-/* Sleeps until the word is not word, or ns have passed. */
-static void futex_wait(const struct pf_fill *fill, uint32_t word, uint64_t ns)
+/* Sleeps until the word is not word, or ns have passed. Only openings wake: a
+ * wake at the shutting would take the core from the main job just when it needs
+ * it. */
+static void futex_wait(const struct pf_fill *fill, uint32_t word, uint64_t now,
+		       uint64_t ns)
 {
-	struct timespec ts = { .tv_sec = (time_t) (ns / 1000000000u),
-			       .tv_nsec = (long) (ns % 1000000000u) };
+	uint64_t end_ns = now + ns;
+	struct timespec ts = { .tv_sec = (time_t) (end_ns / 1000000000u),
+			       .tv_nsec = (long) (end_ns % 1000000000u) };
 
-	if (!syscall(SYS_futex, &fill->main->word, FUTEX_WAIT, word, &ts, NULL,
-		     0))
+	if (!syscall(SYS_futex, &fill->main->word, FUTEX_WAIT_BITSET, word, &ts,
+		     NULL, PF_EDGE_OPEN))
 		return;
 	if (errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
 		return;
 	/* A kernel or a sandbox without futexes on read-only pages: look
 	 * again soon, but do not eat the main job's core. */
 	if (ns > LOOK_NS)
-		ts = (struct timespec){ .tv_nsec = (long) LOOK_NS };
+		ns = LOOK_NS;
+	ts = (struct timespec){ .tv_nsec = (long) ns };
 	(void) clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
 }
 
@@ -257,7 +262,7 @@ static void await_change(const struct pf_fill *fill, uint32_t word,
 		sleep_ns = SLEEP_NS;
 	if (sleep_ns > end_ns - now)
 		sleep_ns = end_ns - now;
-	futex_wait(fill, word, sleep_ns);
+	futex_wait(fill, word, now, sleep_ns);
 }
 
 int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)

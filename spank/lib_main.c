@@ -199,12 +199,13 @@ static void record(struct pf_main *main, const struct pf_event *values)
 	PUBLISH(main->page->ring_head, main->ring_head);
 }
 
-static void wake(const struct pf_main *main)
+/* Wakes who waits for that edge (lib_fill.c, executor/freezer.go). */
+static void wake(const struct pf_main *main, uint32_t edge)
 {
 	/* Without FUTEX_PRIVATE: the waiters are other processes. */
 	if (LOAD(main->control->wake))
-		(void) syscall(SYS_futex, &main->page->word, FUTEX_WAKE,
-			       INT_MAX, NULL, NULL, 0);
+		(void) syscall(SYS_futex, &main->page->word, FUTEX_WAKE_BITSET,
+			       INT_MAX, NULL, NULL, edge);
 }
 
 /* How much of a bubble is usable, 0: not worth an opening. */
@@ -278,7 +279,7 @@ static void open_gate(struct pf_main *main, uint64_t predicted_ns)
 	STORE(page->end_ns, main->begin_ns + predicted_ns);
 	STORE(page->deadline_ns, main->deadline_ns);
 	PUBLISH(page->word, (LOAD(page->word) | PF_WORD_OPEN) + 2);
-	wake(main);
+	wake(main, PF_EDGE_OPEN);
 }
 
 static void shut_gate(struct pf_main *main)
@@ -288,7 +289,7 @@ static void shut_gate(struct pf_main *main)
 	if (!(word & PF_WORD_OPEN))
 		return;
 	PUBLISH(main->page->word, word & ~PF_WORD_OPEN);
-	wake(main);
+	wake(main, PF_EDGE_SHUT);
 }
 
 void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index)

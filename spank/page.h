@@ -31,6 +31,11 @@
 /* Word: bit 0 open, the rest a count of openings. A futex on cpu devices. */
 #define PF_WORD_OPEN 1u
 
+/* Which edge of the word a futex wake of the main side is for, as its bitset: a
+ * plain FUTEX_WAIT gets both, the fill side waits for openings only. */
+#define PF_EDGE_OPEN 1u
+#define PF_EDGE_SHUT 2u
+
 /* Flags of an event. */
 #define PF_EVENT_OFFERED 1u /* the gate was opened for it */
 #define PF_EVENT_CONTROL 2u /* withheld: a control iteration */
