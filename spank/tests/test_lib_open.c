@@ -42,6 +42,33 @@ static void test_fault(enum fake_fault fault, const char *what,
 	pf_close(main);
 }
 
+/* A daemon that hangs while others ask: no room in its backlog. */
+static void test_backlog(void)
+{
+	struct fake_daemon d;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int client[8], i;
+	uint64_t begin;
+
+	fake_start(&d, FAKE_HANG);
+	listen(d.listener, 0);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/gate.sock",
+		 d.dir);
+	for (i = 0; i < 8; i++) {
+		client[i] = socket(
+			AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC,
+			0);
+		(void) connect(client[i], (struct sockaddr *) &address,
+			       sizeof(address));
+	}
+	begin = fake_now();
+	tap_ok(!pf_open("cpu:0") && fake_now() - begin < 1000000000u,
+	       "a full backlog does not block: \"%s\"", pf_strerror());
+	for (i = 0; i < 8; i++)
+		close(client[i]);
+	fake_stop(&d);
+}
+
 static void test_garbage(void)
 {
 	struct fake_daemon d;
@@ -164,6 +191,7 @@ int main(void)
 	test_fault(FAKE_WRONG_SIZE, "a truncated page", "wrong size");
 	test_fault(FAKE_WRONG_MAGIC, "a forged page", "another version");
 	test_fault(FAKE_WRONG_VERSION, "a page of tomorrow", "another version");
+	test_backlog();
 	test_garbage();
 	test_fork();
 	test_read_only();
