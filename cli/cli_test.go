@@ -1,0 +1,280 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/cli"
+)
+
+// fake is a controller that can fail every call.
+type fake struct {
+	endpoint string
+	fail     *api.Failure
+	calls    []string
+	answers  map[string]any
+}
+
+func newFake(t *testing.T) *fake {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fake{endpoint: "unix:" + path, answers: map[string]any{}}
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		f.calls = append(f.calls, strings.TrimSpace(r.Method+" "+r.RequestURI+" "+string(body)))
+		w.Header().Set(api.VersionHeader, api.Version)
+		if f.fail != nil {
+			w.WriteHeader(pipefill.HTTPStatus(f.fail.Code))
+			_ = json.NewEncoder(w).Encode(f.fail)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(f.answers[r.URL.Path])
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return f
+}
+
+// run runs a command line at noon of a fixed day.
+func run(t *testing.T, endpoint string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	full := append([]string{"pipefill-cli", "--controller", endpoint}, args...)
+	status = cli.Run(t.Context(), full, cli.Env{
+		Getenv: func(string) string { return "" }, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
+		Now: func() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) },
+	})
+	return status, out.String(), errs.String()
+}
+
+var jobs = []api.FillJob{
+	{JobID: 7, Name: "heat", User: "ann", Partition: "pipefill", State: "running", DeviceMs: 65_000, LimitMs: 3_600_000, Attempts: 1, Node: "n0", Device: "cpu:0"},
+	{JobID: 12, Name: "a|b\x1b[31m", User: "bob", Partition: "pipefill", State: "queued"},
+}
+
+func TestQueue(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/jobs"] = jobs
+	_, table, _ := run(t, f.endpoint, "queue")
+	want := `JOBID PARTITION NAME     USER STATE    DEVTIME     LIMIT TRIES NODE DEVICE REASON
+    7 pipefill  heat     ann  RUNNING 00:01:05  01:00:00     1 n0   cpu:0
+   12 pipefill  a|b?[31m bob  QUEUED  00:00:00 UNLIMITED     0
+`
+	if table != want {
+		t.Errorf("table:\n%s\nwant:\n%s", table, want)
+	}
+	_, parsable, _ := run(t, f.endpoint, "queue", "-P", "-h", "-o", "jobid,name", "-t", "QUEUED")
+	if parsable != "12|a/b?[31m\n" {
+		t.Errorf("parsable %q", parsable)
+	}
+	_, text, _ := run(t, f.endpoint, "queue", "--json")
+	var got []api.FillJob
+	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got) != 2 || got[0].JobID != 7 {
+		t.Errorf("json %v, %v", got, err)
+	}
+	run(t, f.endpoint, "queue", "-u", "ann")
+	if last := f.calls[len(f.calls)-1]; last != "GET /v1/jobs?user=ann" {
+		t.Errorf("asked %q", last)
+	}
+}
+
+func TestActions(t *testing.T) {
+	f := newFake(t)
+	for _, args := range [][]string{{"hold", "7"}, {"release", "7"}, {"cancel", "7", "12"}, {"priority", "7", "-5"}} {
+		if status, _, errs := run(t, f.endpoint, args...); status != 0 {
+			t.Errorf("%v: status %d, %s", args, status, errs)
+		}
+	}
+	want := "POST /v1/jobs/7/hold|POST /v1/jobs/7/release|POST /v1/jobs/7/cancel|POST /v1/jobs/12/cancel|POST /v1/jobs/7/priority {\"priority\":-5}"
+	if got := strings.Join(f.calls, "|"); got != want {
+		t.Errorf("calls %s\nwant  %s", got, want)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	f := newFake(t)
+	for code, want := range map[pipefill.Code]int{
+		pipefill.CodeInvalid: 2, pipefill.CodeNotFound: 3, pipefill.CodeConflict: 4, pipefill.CodeUnavailable: 5, pipefill.CodeDenied: 6, pipefill.CodeInternal: 1,
+	} {
+		f.fail = &api.Failure{Code: code, Message: "because"}
+		if status, _, errs := run(t, f.endpoint, "hold", "7"); status != want || errs != "pipefill-cli: because\n" {
+			t.Errorf("%s: status %d %q, want %d", code, status, errs, want)
+		}
+	}
+	if status, _, _ := run(t, "unix:/nonexistent", "slots"); status != 5 {
+		t.Errorf("no controller: status %d, want 5", status)
+	}
+}
+
+func TestUsageMistakes(t *testing.T) {
+	cases := []struct {
+		args []string
+		says string
+	}{
+		{[]string{"frobnicate"}, "is no command"},
+		{[]string{"hold"}, "write the number of a fill job"},
+		{[]string{"hold", "seven"}, `"seven" is no job number`},
+		{[]string{"hold", "7", "--json"}, "--json comes too late"},
+		{[]string{"queue", "--colour"}, "flag provided but not defined: -colour"},
+		{[]string{"queue", "-o", "shoesize"}, `no column "shoesize"; there are jobid,`},
+		{[]string{"queue", "7"}, "takes no argument"},
+		{[]string{"priority", "7"}, "write a job number and a priority"},
+		{[]string{"report", "weather"}, "write one of cluster, user, account, job, main"},
+		{[]string{"report", "user", "start=whenever"}, `"whenever" is no time`},
+		{[]string{"report", "user", "start=2026-11-24"}, "is not before the end"},
+		{[]string{"report", "user", "begin=today"}, "write start=TIME or end=TIME"},
+		{[]string{"submit"}, "write a batch script"},
+		{[]string{"submit", "-p", "main", "x.sh"}, "fill jobs go to partition pipefill"},
+		{[]string{"submit", "--gpus=2", "x.sh"}, "the main job holds the GPUs"},
+		{[]string{"submit", "-n1", ":", "-n2", "x.sh"}, "heterogeneous"},
+		{[]string{"config", "check"}, "write the files"},
+		{[]string{"config", "check", "other.yaml"}, "must begin with pipefilld or pipefillctld"},
+		{[]string{"bubbles", "1", "2"}, "one main job's number"},
+	}
+	for _, tc := range cases {
+		status, _, errs := run(t, "unix:/nonexistent", tc.args...)
+		if status != 2 || !strings.Contains(errs, tc.says) {
+			t.Errorf("%v: status %d, %q, want 2 and %q", tc.args, status, errs, tc.says)
+		}
+	}
+	if status, _, _ := run(t, "tcp://x", "queue"); status != 2 {
+		t.Errorf("a wrong --controller: status %d", status)
+	}
+}
+
+func TestReport_Span(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/report/user"] = []api.ReportRow{{Key: "ann", Jobs: 2, Completed: 1, Failed: 1, DeviceMs: 61_000, CPUMs: 60_000}}
+	status, table, errs := run(t, f.endpoint, "report", "user", "start=2026-11-01", "end=now-2days")
+	if status != 0 || !strings.Contains(table, "ann     2         1      1 00:01:01 00:01:00") {
+		t.Errorf("status %d, %s%s", status, table, errs)
+	}
+	if f.calls[0] != "GET /v1/report/user?end_ms=1795262400000&start_ms=1793491200000" {
+		t.Errorf("asked %q", f.calls[0])
+	}
+}
+
+func TestSlotsAndBubbles(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/slots"] = []api.Slot{{
+		Node: "n0", User: "train", FillJob: 7,
+		Main: api.MainDevice{
+			Job: pipefill.JobKey{JobID: 3}, Device: "cpu:0", Enabled: true,
+			Cycle:  pipefill.BubbleCycle{IterationNs: 200e6, Bubbles: []pipefill.Bubble{{Index: 1, Kind: "fwd-bwd", StartNs: 30e6, DurationNs: 20e6, FreeBytes: 3 << 30}}},
+			Totals: api.MainTotals{BubbleNs: 100, FilledNs: 75, OverheadLo: -0.001, OverheadHi: 0.004},
+		},
+	}}
+	_, table, _ := run(t, f.endpoint, "slots")
+	if !strings.Contains(table, "n0   cpu:0        3 train   200.0   10.0%       7  75.0% -0.1..+0.4% open") {
+		t.Errorf("slots:\n%s", table)
+	}
+	_, table, _ = run(t, f.endpoint, "bubbles", "3")
+	if !strings.Contains(table, "n0   cpu:0      1 fwd-bwd     30.0      20.0 3.0GiB") {
+		t.Errorf("bubbles:\n%s", table)
+	}
+	if status, _, _ := run(t, f.endpoint, "bubbles", "99"); status != 3 {
+		t.Errorf("an unknown main job: status %d, want 3", status)
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/ping"] = api.Status{Version: "1", Cluster: "c"}
+	f.answers["/v1/slots"] = []api.Slot{}
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plugin := filepath.Join(dir, "spank_pipefill.so")
+	write("spank_pipefill.so", "", 0o755)
+	write("plugstack.conf", "# ours\noptional "+plugin+" run_dir=/run/x\n", 0o644)
+	good := `PreemptType=preempt/none # comment
+SelectTypeParameters=CR_CPU_Memory
+JobSubmitPlugins=lua
+RequeueExitHold=199
+ProctrackType=proctrack/cgroup
+NodeName=n[0-1] CPUs=1
+PartitionName=main Nodes=ALL \
+  OverSubscribe=FORCE:1
+PartitionName=pipefill Nodes=ALL OverSubscribe=FORCE:4
+`
+	write("slurm.conf", good, 0o644)
+	if status, out, errs := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf")); status != 0 || strings.Contains(out, "BAD") || strings.Contains(out, "WARN") {
+		t.Errorf("a good site: status %d\n%s%s", status, out, errs)
+	}
+	for _, tc := range []struct{ from, to, says string }{
+		{"preempt/none", "preempt/partition_prio", "set preempt/none"},
+		{"PartitionName=pipefill", "PartitionName=spare", "slurm.conf has none"},
+		{"OverSubscribe=FORCE:4", "", "set OverSubscribe=FORCE:4"},
+		{"JobSubmitPlugins=lua", "", "install job_submit.lua"},
+	} {
+		write("slurm.conf", strings.Replace(good, tc.from, tc.to, 1), 0o644)
+		_, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf"))
+		if !strings.Contains(out, tc.says) {
+			t.Errorf("%s -> %s: %q is not in\n%s", tc.from, tc.to, tc.says, out)
+		}
+	}
+	write("slurm.conf", good, 0o644)
+	write("plugstack.conf", "required "+plugin+"\n", 0o644)
+	write("spank_pipefill.so", "", 0o777)
+	status, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf"))
+	if status != 4 || !strings.Contains(out, "write optional") || !strings.Contains(out, "chmod go-w") {
+		t.Errorf("a required plugin that others can write: status %d\n%s", status, out)
+	}
+	f.fail = &api.Failure{Code: pipefill.CodeUnavailable, Message: "database is away"}
+	if status, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", "/nonexistent"); status != 4 || !strings.Contains(out, "database is away") {
+		t.Errorf("a sick controller: status %d\n%s", status, out)
+	}
+}
+
+// Every command and flag has its place in the man page.
+func TestManPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/man/pipefill-cli.1.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, help, _ := run(t, "unix:/x")
+	inCommands := false
+	for line := range strings.Lines(help) {
+		switch {
+		case strings.HasPrefix(line, "COMMANDS:"):
+			inCommands = true
+			continue
+		case strings.HasPrefix(line, "GLOBAL"):
+			inCommands = false
+		}
+		fields := strings.Fields(line)
+		if !inCommands || len(fields) == 0 {
+			continue
+		}
+		if !bytes.Contains(page, []byte("**"+fields[0]+"**")) {
+			t.Errorf("the man page lacks the command %s", fields[0])
+		}
+		_, sub, _ := run(t, "unix:/x", fields[0], "--help")
+		for word := range strings.FieldsSeq(sub) {
+			flag := strings.TrimRight(word, ",")
+			if strings.HasPrefix(flag, "--") && flag != "--help" && fields[0] != "submit" && !bytes.Contains(page, []byte("**"+flag+"**")) {
+				t.Errorf("the man page lacks %s of %s", flag, fields[0])
+			}
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"pipefill"
+	"pipefill/api"
+)
+
+var queueColumns = []column[api.FillJob]{
+	{"JOBID", true, func(j api.FillJob) string { return strconv.FormatInt(j.JobID, 10) }},
+	{"PARTITION", false, func(j api.FillJob) string { return j.Partition }},
+	{"NAME", false, func(j api.FillJob) string { return j.Name }},
+	{"USER", false, func(j api.FillJob) string { return j.User }},
+	{"STATE", false, func(j api.FillJob) string { return strings.ToUpper(j.State) }},
+	{"DEVTIME", true, func(j api.FillJob) string { return elapsed(j.DeviceMs) }},
+	{"LIMIT", true, func(j api.FillJob) string { return limit(j.LimitMs) }},
+	{"TRIES", true, func(j api.FillJob) string { return strconv.Itoa(j.Attempts) }},
+	{"NODE", false, func(j api.FillJob) string { return j.Node }},
+	{"DEVICE", false, func(j api.FillJob) string { return string(j.Device) }},
+	{"REASON", false, func(j api.FillJob) string { return j.Reason }},
+}
+
+func (p *program) queueCommand() *cli.Command {
+	return command(&cli.Command{
+		Name: "queue", Usage: "list fill jobs, as squeue does; those that ended up to ten minutes ago too",
+		Flags: outputFlags(
+			&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "only this user's (operators)"},
+			&cli.StringFlag{Name: "states", Aliases: []string{"t"}, Usage: "only these states, parted by commas"},
+			&cli.StringFlag{Name: "format", Aliases: []string{"o"}, Usage: "these columns, parted by commas"},
+		),
+		Action: func(c *cli.Context) error {
+			columns, err := pick(queueColumns, c.String("format"))
+			if err != nil {
+				return err
+			}
+			if c.NArg() > 0 {
+				return usage("queue: takes no argument, not %q", c.Args().First())
+			}
+			return p.ask(c, func(ctx context.Context, from controller) error {
+				jobs, err := from.Jobs(ctx, api.JobFilter{User: c.String("user")})
+				if err != nil {
+					return err
+				}
+				return printRows(p.env.Stdout, c, inStates(jobs, c.String("states")), columns)
+			})
+		},
+	})
+}
+
+func inStates(jobs []api.FillJob, list string) []api.FillJob {
+	if list == "" || strings.EqualFold(list, "all") {
+		return jobs
+	}
+	var out []api.FillJob
+	for _, j := range jobs {
+		for state := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(j.State, state) {
+				out = append(out, j)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// submitCommand runs sbatch so that the job is held from the start, for sites
+// without job_submit.lua.
+func (p *program) submitCommand() *cli.Command {
+	return command(&cli.Command{
+		Name: "submit", Usage: "submit a batch script as a fill job: sbatch --hold into the fill partition",
+		ArgsUsage: "[sbatch options] SCRIPT [arguments]", SkipFlagParsing: true,
+		Action: func(c *cli.Context) error {
+			args := c.Args().Slice()
+			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
+				return cli.ShowSubcommandHelp(c)
+			}
+			if len(args) == 0 {
+				return usage("submit: write a batch script, and sbatch's options before it")
+			}
+			full, err := sbatchArguments(args, p.env.Getenv("PIPEFILL_PARTITION"))
+			if err != nil {
+				return err
+			}
+			sbatch, err := p.env.LookPath("sbatch")
+			if err != nil {
+				return pipefill.Errorf(pipefill.CodeUnavailable, "submit: sbatch is not on PATH: %w", err)
+			}
+			cmd := exec.CommandContext(c.Context, sbatch, full...) //nolint:gosec // the user's own arguments, as the user
+			cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = p.env.Stdin, p.env.Stdout, p.env.Stderr, os.Environ()
+			if err := cmd.Run(); err != nil {
+				return pipefill.Errorf(pipefill.CodeConflict, "submit: sbatch refused the job: %w", err)
+			}
+			return nil
+		},
+	})
+}
+
+// sbatchArguments adds hold and partition, and refuses what cannot be a fill
+// job with what to do instead.
+func sbatchArguments(args []string, partition string) ([]string, error) {
+	if partition == "" {
+		partition = "pipefill"
+	}
+	out := []string{"--hold", "--partition=" + partition}
+	for _, arg := range args {
+		name, _, _ := strings.Cut(arg, "=")
+		switch {
+		case arg == ":":
+			return nil, usage("submit: a heterogeneous job cannot be a fill job; submit single jobs")
+		case strings.HasPrefix(name, "--gpus") || name == "-G" || strings.HasPrefix(arg, "--gres=gpu"):
+			return nil, usage("submit: %s: the main job holds the GPUs; submit without, the job is given one while a bubble lasts", arg)
+		case name == "--partition" || strings.HasPrefix(arg, "-p"):
+			return nil, usage("submit: %s: fill jobs go to partition %s (PIPEFILL_PARTITION names another)", arg, partition)
+		case !strings.HasPrefix(arg, "-"):
+			return append(out, args...), nil // the script; what follows is the script's own
+		}
+	}
+	return append(out, args...), nil
+}
