@@ -18,7 +18,7 @@ import (
 )
 
 // cgroups is where this node's fill jobs get groups of their own:
-// <hierarchy>/pipefill_<node>/assignment_<id>.
+// <hierarchy>/pipefill_<cluster>_<node>/assignment_<id>.
 //
 // Freezing, killing and CPU time are the unified (v2) hierarchy's: it freezes
 // in 13 us where v1 takes 82, and Slurm's proctrack on v1 keeps track of
@@ -31,9 +31,10 @@ type cgroups struct {
 	name    string
 }
 
-// findCgroups reads the mounts of this machine from mountinfo.
-func findCgroups(mountinfo, node string) (*cgroups, error) {
-	c := &cgroups{name: "pipefill_" + node}
+// findCgroups reads the mounts of this machine from mountinfo; name is the
+// folder's.
+func findCgroups(mountinfo, name string) (*cgroups, error) {
+	c := &cgroups{name: name}
 	f, err := os.Open(mountinfo)
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)

@@ -34,6 +34,7 @@ type config struct {
 
 	budget float64
 	level  slog.Level
+	groups string // the folder of the fill jobs' groups
 }
 
 type configDevice struct {
@@ -97,7 +98,7 @@ func invalid(mistakes []error) error {
 	return &pipefill.Error{Code: pipefill.CodeInvalid, Message: err.Error(), Err: err}
 }
 
-// A node's name becomes the name of a group and of files.
+// A node's or a cluster's name becomes the name of a group and of files.
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // longestSocketPath is sun_path's 108 bytes less "/attach.sock" and the zero.
@@ -109,9 +110,11 @@ func (c *config) check() []error {
 	if !nodeName.MatchString(c.Node) {
 		wrong("node: %q: write the node's name in Slurm", c.Node)
 	}
-	if c.Cluster == "" || strings.ContainsAny(c.Cluster, "\n\x00/") {
+	if !nodeName.MatchString(c.Cluster) {
 		wrong("cluster: %q: write ClusterName of slurm.conf", c.Cluster)
 	}
+	// Two clusters may have a node of one name on one machine, as in tests.
+	c.groups = "pipefill_" + c.Cluster + "_" + c.Node
 	if !filepath.IsAbs(c.RunDir) || len(c.RunDir) > longestSocketPath {
 		wrong("run_dir: %q: write an absolute path of at most %d bytes, for the sockets in it", c.RunDir, longestSocketPath)
 	}

@@ -219,3 +219,12 @@ func monotonicNs() int64 {
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail with a valid clock
 	return ts.Nano()
 }
+
+// shared is another descriptor of the page that may be written.
+func (p *page[T]) shared() (*os.File, error) {
+	fd, err := unix.FcntlInt(p.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("share page %s: %w", p.file.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), p.file.Name()), nil
+}

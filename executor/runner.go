@@ -84,7 +84,7 @@ type runner struct {
 // always leaves the fill job stopped.
 func (r *runner) run() {
 	r.margin = int64(2 * marginMin)
-	r.stop(r.waiter.nowNs())
+	r.adopt(r.waiter.nowNs())
 	for {
 		now := r.waiter.nowNs()
 		if r.super.Command.Load() == superExit || r.orphaned(now) {
@@ -107,6 +107,18 @@ func (r *runner) run() {
 		}
 		r.waiter.wait(s.word, min(r.wakeAt(until), now+int64(longestWait)))
 	}
+}
+
+// adopt stops the fill job, and charges what it ran since the supervisor
+// before this one died with its gate open.
+func (r *runner) adopt(now int64) {
+	at := r.stop(now)
+	if since := int64(r.super.ThawedAtNs.Load()); since != 0 && since < at {
+		r.super.DeviceNs.Add(uint64(at - since))
+		r.super.OverrunNs.Add(uint64(at - since))
+		r.super.Overruns.Add(1)
+	}
+	r.super.ThawedAtNs.Store(0)
 }
 
 func (r *runner) wakeAt(until int64) int64 {

@@ -39,10 +39,11 @@ type mainRecord struct {
 
 // mainPageRecord is one device of a main job.
 type mainPageRecord struct {
-	Device  pipefill.DeviceID `json:"device"`
-	Main    inode             `json:"main"`
-	Control inode             `json:"control"`
-	Openers []process         `json:"openers"` // who may hold the pages mapped
+	Device   pipefill.DeviceID `json:"device"`
+	Main     inode             `json:"main"`
+	Control  inode             `json:"control"`
+	Openers  []process         `json:"openers"`            // who may hold the pages mapped
+	Disabled string            `json:"disabled,omitempty"` // why the governor turned filling off
 }
 
 // fillRecord is an assignment as it stands on disk, one file each.
@@ -54,6 +55,7 @@ type fillRecord struct {
 	EndedMs    int64               `json:"ended_ms,omitempty"`
 	ExitCode   int                 `json:"exit_code,omitempty"`
 	Supervisor process             `json:"supervisor"`
+	Fill       inode               `json:"fill"`
 	Stopping   pipefill.Outcome    `json:"stopping,omitempty"` // being ended by us, as this
 }
 

@@ -43,6 +43,9 @@ func newTrace(dir string, id int64) (*trace, error) {
 
 func openTrace(dir, name string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err == nil {
+		err = f.Chmod(0o644) // the daemon's umask keeps everybody out
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open trace: %w", err)
 	}

@@ -1,0 +1,442 @@
+package executor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pipefill"
+)
+
+// fillJob is an assignment that has reached this node.
+type fillJob struct {
+	rec    fillRecord
+	device *mainDevice // nil once the main job is gone, or the assignment ended
+	group  *group
+	page   *page[fillPage]
+	super  *page[superPage]
+
+	runningNs int64 // since when its gate may open, CLOCK_MONOTONIC
+	killNs    int64 // ending: when what is left is killed
+	chargedAt time.Time
+	absent    int
+}
+
+const (
+	// How long a fill job that is told to end gets, with its gate open.
+	graceTime = 2 * time.Second
+	// How often usage goes to the ledger.
+	chargeEvery = 5 * time.Second
+	// How long a plugin waits for an assignment (docs/protocol.md).
+	wantTime = 10 * time.Second
+)
+
+func (f *fillJob) ended() bool { return f.rec.Assignment.State == pipefill.AssignmentEnded }
+
+// live finds the fill job of a Slurm job that has attached and not ended.
+func (n *node) live(jobID int64) *fillJob {
+	for _, f := range n.fills {
+		if f.rec.Assignment.Job.JobID == jobID && !f.ended() {
+			return f
+		}
+	}
+	return nil
+}
+
+// attachFill answers a step of a fill job: a copy of its assignment, or what to
+// do without.
+func (n *node) attachFill(key pipefill.JobKey, uid uint32, step, partition, options string) (*pipefill.Assignment, reply, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if partition != "" && len(n.record.Partitions) > 0 && !slices.Contains(n.record.Partitions, partition) {
+		return nil, replyOther, nil
+	}
+	if f := n.live(key.JobID); f != nil && sameAttempt(f.rec.Assignment.Job, key) && f.rec.Assignment.UID == uid {
+		if f.rec.Stopping != "" {
+			return nil, replyNone, nil
+		}
+		if err := n.addFillStep(f, step); err != nil {
+			return nil, reply{}, err
+		}
+		a := f.rec.Assignment
+		return &a, reply{}, nil
+	}
+	for id, a := range n.orders {
+		if !sameAttempt(a.Job, key) || a.UID != uid {
+			continue
+		}
+		f, err := n.startFill(a, step, options)
+		if err != nil || f == nil {
+			return nil, replyNone, err
+		}
+		delete(n.orders, id)
+		a = f.rec.Assignment
+		return &a, reply{}, nil
+	}
+	return nil, n.want(key, uid), nil
+}
+
+// sameAttempt compares what the plugin can know of a job's name.
+func sameAttempt(a, b pipefill.JobKey) bool {
+	return a.Cluster == b.Cluster && a.JobID == b.JobID && a.Restarts == b.Restarts
+}
+
+// want asks the controller about a job, once, and answers for it meanwhile.
+func (n *node) want(key pipefill.JobKey, uid uint32) reply {
+	now := n.now()
+	for i, w := range n.wants {
+		if w.job != key || w.uid != uid {
+			continue
+		}
+		if w.refused || now.After(w.until) {
+			n.wants = slices.Delete(n.wants, i, i+1)
+			return replyNone
+		}
+		return replyWait
+	}
+	if len(n.wants) >= 64 {
+		return replyNone // nobody fills a node with that many at once
+	}
+	n.wants = append(n.wants, &want{job: key, uid: uid, until: now.Add(wantTime)})
+	n.changed()
+	return replyWait
+}
+
+func (n *node) addFillStep(f *fillJob, step string) error {
+	if slices.Contains(f.rec.Steps, step) {
+		return nil
+	}
+	rec := f.rec
+	rec.Steps = append(slices.Clone(rec.Steps), step)
+	return n.saveFill(f, rec)
+}
+
+// saveFill makes a change of a fill job's record durable, then visible.
+func (n *node) saveFill(f *fillJob, rec fillRecord) error {
+	if err := n.state.saveFill(rec); err != nil {
+		n.fault("state", fmt.Sprintf("state cannot be written, no fill job starts: %v", err))
+		return err
+	}
+	n.fault("state", "")
+	f.rec = rec
+	n.changed()
+	return nil
+}
+
+// slot finds the device of an assignment, nil if it is not to be had.
+func (n *node) slot(a pipefill.Assignment) *mainDevice {
+	m := n.mains[a.MainJob.JobID]
+	if m == nil || m.ending || m.rec.Job.Restarts != a.MainJob.Restarts {
+		return nil
+	}
+	for _, d := range m.devices {
+		if d.device.ID == a.Device && d.fill == nil {
+			return d
+		}
+	}
+	return nil
+}
+
+// startFill makes an assignment's groups, pages and supervisor, all shut, and
+// writes it down as attached.
+func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob, error) {
+	d := n.slot(a)
+	if d == nil {
+		n.log.Warn("fill job without its slot", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device)
+		return nil, nil
+	}
+	if a.Mode == "" {
+		if a.Mode = fillMode(options); a.Mode == "" {
+			a.Mode = pipefill.ModeSignal
+		}
+	}
+	if a.Device.Kind() == pipefill.KindGPU && a.Mode == pipefill.ModeSignal {
+		n.log.Warn("fill job refused: stopping a process does not stop its kernels", "fill_job_id", a.Job.JobID)
+		return nil, nil
+	}
+	a.State = pipefill.AssignmentAttached
+	f := &fillJob{
+		rec:    fillRecord{Assignment: a, Steps: []string{step}, AttachedMs: n.nowMs(), ChargedMs: n.nowMs()},
+		device: d, group: n.groups.group(a.ID, d.device), chargedAt: n.now(),
+	}
+	if err := n.equipFill(f); err != nil {
+		n.dismantle(f)
+		return nil, err
+	}
+	n.fills[a.ID] = f
+	n.bind(d, f)
+	n.log.Info("fill job attached", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device, "mode", a.Mode)
+	return f, nil
+}
+
+// equipFill makes what a new fill job needs and writes it down.
+func (n *node) equipFill(f *fillJob) error {
+	if err := f.group.create(n.otherNodes(f.rec.Assignment.Device)); err != nil {
+		return err
+	}
+	var err error
+	if f.page, err = newPage[fillPage]("fill", fillMagic); err != nil {
+		return err
+	}
+	if err := n.startSupervisor(f); err != nil {
+		return err
+	}
+	if f.rec.Fill, err = inodeOf(f.page.file); err != nil {
+		return err
+	}
+	return n.saveFill(f, f.rec)
+}
+
+// bind gives a device's gate to a fill job.
+func (n *node) bind(d *mainDevice, f *fillJob) {
+	d.fill = f
+	c := d.control.at
+	c.FillStop.Store(0)
+	c.Assignment.Store(uint64(f.rec.Assignment.ID))
+	// On cores that both share a wake costs the main job 2 us; on a GPU it
+	// would be 15, and the fill side arms itself.
+	if d.device.ID.Kind() == pipefill.KindCPU {
+		c.Wake.Store(1)
+	}
+}
+
+func (n *node) unbind(d *mainDevice) {
+	if d == nil {
+		return
+	}
+	d.fill = nil
+	d.control.at.Wake.Store(0)
+	d.control.at.Assignment.Store(0)
+	d.control.at.FillStop.Store(0)
+}
+
+// startSupervisor starts the process that stops and continues a fill job. It
+// holds it stopped until it is told otherwise.
+func (n *node) startSupervisor(f *fillJob) error {
+	if f.super == nil {
+		super, err := newPage[superPage]("supervisor", superMagic)
+		if err != nil {
+			return err
+		}
+		// What earlier supervisors charged, whose page is gone.
+		before := n.ledger.sums[f.rec.Assignment.ID]
+		super.at.DeviceNs.Store(uint64(before.DeviceNs))
+		super.at.OverrunNs.Store(uint64(before.OverrunNs))
+		super.at.Openings.Store(uint64(before.Openings))
+		f.super = super
+	}
+	a := f.rec.Assignment
+	f.super.at.Command.Store(superHold)
+	f.super.at.DaemonPid.Store(uint32(n.self.Pid))
+	f.super.at.State.Store(stateStarting)
+	args, err := superviseArguments(superviseOrder{
+		Group: f.group.unified, Mode: a.Mode, CPUBound: a.Device.Kind() == pipefill.KindCPU, TraceDir: n.cfg.TraceDir, ID: a.ID,
+	})
+	if err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: args, Env: superviseEnv(), Stderr: os.Stderr, Dir: "/",
+		ExtraFiles:  []*os.File{f.device.main.file, f.device.control.file, f.page.file, f.super.file},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start supervisor: %w", err)
+	}
+	p, err := readProcess(cmd.Process.Pid)
+	go func() { _ = cmd.Wait() }() // only to bury it: its end is seen in tick
+	if err != nil {
+		return err
+	}
+	f.rec.Supervisor = p
+	return nil
+}
+
+// dismantle takes back what equipFill made.
+func (n *node) dismantle(f *fillJob) {
+	if f.super != nil {
+		f.super.at.Command.Store(superExit)
+	}
+	if err := errors.Join(f.group.kill(), f.group.remove()); err != nil {
+		n.log.Error("groups not removed", "assignment", f.rec.Assignment.ID, "err", err)
+	}
+	f.page.close()
+	f.super.close()
+}
+
+// addTask moves a task into its fill job's groups, and lets the gate open once
+// that is on disk.
+func (n *node) addTask(f *fillJob, pid int) error {
+	if err := f.group.add(pid); err != nil {
+		return err
+	}
+	return n.letRun(f)
+}
+
+// letRun writes running down before the gate is first open to a fill job.
+func (n *node) letRun(f *fillJob) error {
+	if f.rec.Assignment.State != pipefill.AssignmentRunning {
+		rec := f.rec
+		rec.Assignment.State = pipefill.AssignmentRunning
+		if err := n.saveFill(f, rec); err != nil {
+			return err
+		}
+	}
+	if f.runningNs == 0 {
+		f.runningNs = n.mono()
+	}
+	n.command(f)
+	return nil
+}
+
+// command tells the supervisor what to do, after all that has a say.
+func (n *node) command(f *fillJob) {
+	if f.super == nil || f.ended() {
+		return
+	}
+	order := uint32(superHold)
+	switch now := f.super.at.Command.Load(); {
+	case now == superGrace || now == superExit:
+		return // on its way out
+	case f.rec.Assignment.State == pipefill.AssignmentRunning && n.faults["ledger"] == "":
+		order = superRun
+	}
+	f.super.at.Command.Store(order)
+}
+
+// evict tells a fill job to end, and kills it after the grace. Its gate stays
+// open for the grace where the device is free; next to a running main job it
+// opens in bubbles only.
+func (n *node) evict(f *fillJob, outcome pipefill.Outcome, reason string, free bool) {
+	if f.ended() || f.rec.Stopping != "" {
+		return
+	}
+	rec := f.rec
+	rec.Stopping, rec.Assignment.Reason = outcome, reason
+	if err := n.saveFill(f, rec); err != nil {
+		// Its end must not wait for a disk; the record follows when it can.
+		n.log.Error("end of fill job not written", "assignment", rec.Assignment.ID, "err", err)
+		f.rec = rec
+	}
+	f.killNs = n.mono() + int64(graceTime)
+	if f.device != nil {
+		f.device.control.at.FillStop.Store(1)
+	}
+	if err := f.group.signal(unix.SIGTERM); err != nil {
+		n.log.Warn("fill job not told to end", "assignment", rec.Assignment.ID, "err", err)
+	}
+	if free && f.super != nil {
+		f.super.at.GraceUntilNs.Store(uint64(f.killNs))
+		f.super.at.Command.Store(superGrace)
+		if f.device != nil {
+			futexWake(&f.device.main.at.Word)
+		}
+	}
+}
+
+// finish ends a fill job whose script is over: whatever it left running dies.
+func (n *node) finish(f *fillJob, outcome pipefill.Outcome, reason string, exit int) {
+	if f.ended() {
+		return
+	}
+	rec := f.rec
+	if rec.Stopping == "" {
+		rec.Stopping, rec.Assignment.Reason, rec.ExitCode = outcome, reason, exit
+	} else if exit >= 0 {
+		rec.ExitCode = exit
+	}
+	if err := n.saveFill(f, rec); err != nil {
+		n.log.Error("end of fill job not written", "assignment", rec.Assignment.ID, "err", err)
+		f.rec = rec // conclude writes it when the disk can
+	}
+	f.killNs = n.mono()
+	n.advance(f)
+}
+
+// advance takes an ending fill job as far towards its end as it gets now.
+func (n *node) advance(f *fillJob) {
+	pids, err := f.group.pids()
+	if err != nil {
+		n.log.Error("group not read", "assignment", f.rec.Assignment.ID, "err", err)
+		return
+	}
+	if len(pids) > 0 {
+		if n.mono() >= f.killNs {
+			if err := f.group.kill(); err != nil {
+				n.fault(fmt.Sprintf("kill-%d", f.rec.Assignment.ID), fmt.Sprintf("fill job %d cannot be killed: %v", f.rec.Assignment.Job.JobID, err))
+			}
+		}
+		return
+	}
+	f.super.at.Command.Store(superExit)
+	if f.device != nil {
+		futexWake(&f.device.main.at.Word)
+	}
+	if f.super.at.ThawedAtNs.Load() != 0 && f.rec.Supervisor.alive() {
+		return // it is charging the last opening
+	}
+	n.conclude(f)
+}
+
+// conclude writes the end of a fill job down: its usage first, so that an
+// ended assignment is never charged again.
+func (n *node) conclude(f *fillJob) {
+	if err := n.charge(f); err != nil {
+		return // no slot is free before its usage is on disk
+	}
+	rec := f.rec
+	rec.Assignment.State, rec.Assignment.Outcome, rec.EndedMs = pipefill.AssignmentEnded, rec.Stopping, n.nowMs()
+	if err := n.saveFill(f, rec); err != nil {
+		return
+	}
+	n.fault(fmt.Sprintf("kill-%d", rec.Assignment.ID), "")
+	if f.device != nil {
+		f.device.filledNs += int64(f.super.at.DeviceNs.Load())
+	}
+	n.unbind(f.device)
+	f.device = nil
+	if err := f.group.remove(); err != nil {
+		n.log.Warn("groups not removed", "assignment", rec.Assignment.ID, "err", err)
+	}
+	f.page.close()
+	f.super.close()
+	f.page, f.super = nil, nil
+	n.changed()
+	n.log.Info("fill job ended", "fill_job_id", rec.Assignment.Job.JobID, "assignment", rec.Assignment.ID,
+		"outcome", rec.Assignment.Outcome, "reason", rec.Assignment.Reason)
+}
+
+// usedBy is what a fill job has used since it attached.
+func (n *node) usedBy(f *fillJob) used {
+	u := f.super.at.used(n.mono())
+	if cpu, err := f.group.cpuNs(); err == nil {
+		u.CPUNs = cpu
+	}
+	return u
+}
+
+// charge brings the ledger up to date. While it cannot be written no gate
+// opens for any fill job.
+func (n *node) charge(f *fillJob) error {
+	now := n.nowMs()
+	err := n.ledger.charge(f.rec.Assignment.ID, n.usedBy(f), f.rec.ChargedMs, now)
+	if err != nil {
+		n.fault("ledger", fmt.Sprintf("usage ledger cannot be written, no fill job runs: %v", err))
+		n.commandAll()
+		return err
+	}
+	f.chargedAt, f.rec.ChargedMs = n.now(), now
+	return nil
+}
+
+func (n *node) commandAll() {
+	for _, f := range n.fills {
+		n.command(f)
+	}
+}

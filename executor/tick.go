@@ -1,0 +1,238 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"pipefill"
+)
+
+const (
+	beatEvery = 20 * time.Millisecond
+	tickEvery = 50 * time.Millisecond
+	// How often it is checked that the jobs on record still exist in Slurm.
+	absentEvery = 10 * time.Second
+	// Looks in a row that must miss a job before it counts as gone: one may
+	// fall between two of its processes.
+	absentMost = 3
+)
+
+// beat tells fill jobs and supervisors that the daemon lives.
+func (n *node) beat(ctx context.Context) error {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		n.beatOnce()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (n *node) beatOnce() {
+	n.beatMu.Lock()
+	defer n.beatMu.Unlock()
+	now := uint64(n.mono())
+	for c := range n.beats {
+		c.BeatNs.Store(now)
+	}
+}
+
+// watch does all that happens by itself.
+func (n *node) watch(ctx context.Context) error {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	looked := n.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		n.tick()
+		if n.now().Sub(looked) >= absentEvery {
+			looked = n.now()
+			n.lookForJobs()
+		}
+	}
+}
+
+func (n *node) tick() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range n.sortedMains() {
+		n.tickMain(m)
+	}
+	if n.faults["ledger"] != "" {
+		if err := n.ledger.probe(); err == nil {
+			n.fault("ledger", "")
+			n.commandAll()
+		}
+	}
+	for _, f := range n.sortedFills() {
+		if !f.ended() && f.super != nil {
+			n.tickFill(f)
+		}
+	}
+	n.wants = slices.DeleteFunc(n.wants, func(w *want) bool { return n.now().After(w.until.Add(wantTime)) })
+}
+
+func (n *node) tickMain(m *mainJob) {
+	busy := false
+	for _, d := range m.devices {
+		n.drainDevice(m, d)
+		n.steer(m, d)
+		busy = busy || d.fill != nil
+	}
+	if m.ending && !busy {
+		n.dropMain(m)
+		return
+	}
+	if m.dirty {
+		if err := n.state.saveMain(m.rec); err != nil {
+			n.fault("state", fmt.Sprintf("state cannot be written, no fill job starts: %v", err))
+			return
+		}
+		m.dirty = false
+	}
+}
+
+// drainDevice takes in what the main job did since the last tick.
+func (n *node) drainDevice(m *mainJob, d *mainDevice) {
+	g := d.governor
+	was := g.disabled
+	d.drain.events(d.main.at, func(e eventCopy) {
+		d.trace.event(m.rec.Job.JobID, e)
+		it, ended := d.drain.take(e)
+		// An iteration counts where a fill job could have run in all of it.
+		if ended && d.fill != nil && d.fill.runningNs != 0 && d.fill.runningNs < e.begin && d.fill.rec.Stopping == "" {
+			g.observe(it)
+		}
+	})
+	d.trace.flush()
+	if f := d.fill; f != nil && f.super != nil {
+		late := f.super.at.Overruns.Load()
+		if f.rec.Assignment.Mode == pipefill.ModeChunked {
+			// What the library counted, by the fill job's own word: lying costs
+			// the liar time.
+			late = max(late, min(f.page.at.Overruns.Load(), f.super.at.Openings.Load()))
+		}
+		g.lateness(f.super.at.Openings.Load(), late)
+	}
+	if g.disabled != was {
+		for i := range m.rec.Devices {
+			if m.rec.Devices[i].Device == d.device.ID {
+				m.rec.Devices[i].Disabled, m.dirty = g.disabled, true
+			}
+		}
+		n.log.Warn("filling turned off", "job_id", m.rec.Job.JobID, "device", d.device.ID, "reason", g.disabled)
+		n.changed()
+	}
+}
+
+func (n *node) tickFill(f *fillJob) {
+	a := f.rec.Assignment
+	if f.rec.Stopping != "" {
+		n.advance(f)
+		return
+	}
+	if !f.rec.Supervisor.alive() {
+		n.log.Warn("supervisor died", "assignment", a.ID)
+		if err := n.replaceSupervisor(f); err != nil {
+			n.fault(fmt.Sprintf("fill-%d", a.ID), fmt.Sprintf("fill job %d has no supervisor and stays stopped: %v", a.Job.JobID, err))
+			return
+		}
+		n.fault(fmt.Sprintf("fill-%d", a.ID), "")
+		n.command(f)
+	}
+	if n.now().Sub(f.chargedAt) >= chargeEvery && n.faults["ledger"] == "" {
+		if err := n.charge(f); err != nil {
+			n.log.Error("usage not written", "assignment", a.ID, "err", err)
+		}
+	}
+	limit := a.DeviceTimeMs * int64(time.Millisecond)
+	if limit > 0 && f.super.at.used(n.mono()).DeviceNs >= limit {
+		n.log.Info("fill job used its device time up", "fill_job_id", a.Job.JobID, "assignment", a.ID)
+		n.evict(f, pipefill.OutcomeFailed, fmt.Sprintf("its device time of %s (--time) is used up", time.Duration(limit)), false)
+	}
+}
+
+// lookForJobs ends what Slurm no longer has: its leave came while the daemon
+// was away, or never.
+func (n *node) lookForJobs() {
+	jobs, err := slurmJobs()
+	if err != nil {
+		n.log.Warn("jobs of this machine not listed", "err", err)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, m := range n.mains {
+		if jobs[id] || m.hasOpener() {
+			m.absent = 0
+		} else if m.absent++; m.absent >= absentMost {
+			n.endMain(m, "the main job vanished")
+		}
+	}
+	for _, f := range n.fills {
+		if f.ended() || f.rec.Stopping != "" {
+			continue
+		}
+		pids, err := f.group.pids()
+		if jobs[f.rec.Assignment.Job.JobID] || err != nil || len(pids) > 0 {
+			f.absent = 0
+		} else if f.absent++; f.absent >= absentMost {
+			n.finish(f, pipefill.OutcomeLost, "the fill job vanished without a word from Slurm", -1)
+		}
+	}
+}
+
+func (m *mainJob) hasOpener() bool {
+	for _, d := range m.rec.Devices {
+		if slices.ContainsFunc(d.Openers, process.alive) {
+			return true
+		}
+	}
+	return false
+}
+
+// eventTrace is events-<device>.jsonl (docs/traces.md); nil writes nothing.
+type eventTrace struct {
+	file *os.File
+	out  *bufio.Writer
+}
+
+func newEventTrace(dir string, id pipefill.DeviceID) *eventTrace {
+	f, err := openTrace(dir, "events-"+string(id)+".jsonl")
+	if err != nil {
+		return nil // checked when the daemon starts; a trace is never worth a main job
+	}
+	return &eventTrace{f, bufio.NewWriter(f)}
+}
+
+func (t *eventTrace) event(job int64, e eventCopy) {
+	if t == nil || e.flags&eventIteration != 0 {
+		return
+	}
+	_, _ = fmt.Fprintf(t.out, `{"job": %d, "iteration": %d, "index": %d, "kind": %q, "begin_ns": %d, "end_ns": %d, "deadline_ns": %d, "flags": %d}`+"\n",
+		job, e.iteration, e.index, pipefill.BubbleKind(e.kind), e.begin, e.end, e.deadline, e.flags)
+}
+
+func (t *eventTrace) flush() {
+	if t != nil {
+		_ = t.out.Flush()
+	}
+}
+
+func (t *eventTrace) close() {
+	if t != nil {
+		t.flush()
+		_ = t.file.Close()
+	}
+}
