@@ -43,7 +43,7 @@ check-go:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
 
-check-py:
+check-py: all
 	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
 
 check-slurm: all

@@ -35,6 +35,8 @@ class PipelineEngine:
         self.transfer_ns = 0
         self._begin_ns = traces.now_ns()
         self._bubble = None
+        self._announcers = {i.index: announce.announcer(i.kind, i.index)
+                            for i in self.instructions if i.op is Op.BUBBLE}
         self._run = {
             Op.BUBBLE: self._announce_bubble, Op.STEP: self._step,
             Op.RECV_ACTIVATION: self._receive, Op.RECV_GRADIENT: self._receive,
@@ -80,9 +82,16 @@ class PipelineEngine:
         self.optimizer.zero_grad(set_to_none=False)
         flag = self._post_receives(going_on)
         for instruction in self.instructions:
-            self._run[instruction.op](instruction)
+            self._execute(instruction)
         self._mark()
         return (float(sum(self._losses)) / self.micro_batches if self._losses else None), bool(flag[0])
+
+    def _execute(self, instruction):
+        begin_ns = traces.now_ns()
+        self._run[instruction.op](instruction)
+        if self.trace.keeps and instruction.op is not Op.BUBBLE:
+            self.trace.instruction(self.iterations, instruction.op.value, instruction.micro_batch, begin_ns,
+                                   traces.now_ns())
 
     def _post_receives(self, going_on):
         self._requests = {}
@@ -108,7 +117,7 @@ class PipelineEngine:
     def _announce_bubble(self, instruction):
         self._bubble = instruction
         self._wait_begin_ns = traces.now_ns()
-        self.announce.begin(instruction.kind, instruction.index)
+        self._announcers[instruction.index]()
 
     def _end_bubble(self):
         if self._bubble is None:
@@ -171,3 +180,6 @@ class PipelineEngine:
         self.trace.iteration(self.iterations, self._begin_ns, end_ns)
         self._begin_ns = end_ns
         self.iterations += 1
+        if self.iterations % traces.FLUSH_ITERATIONS == 0:
+            self.trace.flush()
+            self._begin_ns = traces.now_ns()

@@ -14,6 +14,8 @@ import math
 
 from . import _lib
 
+_LONGEST_S = 1e9  # thirty years; what is longer would not fit into the library's 64 bits of ns
+
 
 class Stopping(Exception):
     """The fill job was told to end: save what is worth it, and exit."""
@@ -38,12 +40,13 @@ class Fill:
     def wait(self, need_s=0.0, timeout_s=None):
         """Waits until need_s seconds are left in an open bubble; returns the seconds left (inf outside a fill job).
 
-        Raises Stopping when the job is to end, TimeoutError after timeout_s.
+        A chunk begins when this returns, and ends with yield_() or the next wait(). Raises Stopping when the job is
+        to end, TimeoutError after timeout_s (None: waits for ever, also for a need_s longer than every bubble).
         """
         if not self._handle:
             return math.inf
-        timeout_ns = -1 if timeout_s is None else int(timeout_s * 1e9)
-        left_ns = self._library.pf_fill_wait(self._handle, int(need_s * 1e9), timeout_ns)
+        timeout_ns = -1 if timeout_s is None else int(min(max(timeout_s, 0.0), _LONGEST_S) * 1e9)
+        left_ns = self._library.pf_fill_wait(self._handle, int(min(need_s, _LONGEST_S) * 1e9), timeout_ns)
         if left_ns >= 0:
             return left_ns * 1e-9
         if self.stopping:

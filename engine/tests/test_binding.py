@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 from pipefill import _lib, bubble, gate
 
@@ -38,7 +39,9 @@ class TestAbsent(unittest.TestCase):
         with tempfile.NamedTemporaryFile(suffix=".so") as file:
             file.write(b"not a library")
             file.flush()
-            self.assertIsNone(_lib.load(file.name) if not _system_library() else None)
+            with mock.patch.dict(os.environ, {"PIPEFILL_LIBRARY": file.name, "PIPEFILL_DIR": "/run/pipefill"}):
+                with self.assertWarnsRegex(RuntimeWarning, "no libpipefill.so"):
+                    self.assertIsNone(_lib.load())
 
 
 class _Missing:
@@ -52,10 +55,6 @@ class _Missing:
 
     def why(self):
         return "no daemon"
-
-
-def _system_library():
-    return _lib.load() is not None
 
 
 @unittest.skipUnless(os.path.exists(BUILT), "build/libpipefill.so is not built")

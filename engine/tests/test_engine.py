@@ -10,7 +10,7 @@ import unittest
 
 import torch
 
-from pipefill import corpus, model, train
+from pipefill import corpus, launch, model, train
 
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = ["--iterations", "6", "--batch", "2", "--sequence", "16", "--width", "32", "--layers", "1"]
@@ -84,12 +84,14 @@ class TestEngine(unittest.TestCase):
             self.assertEqual(refused.exception.code, 2)
 
     def test_cores(self):
-        self.assertEqual(train.read_cores("0-2,5"), {0, 1, 2, 5})
+        self.assertEqual(launch.read_cores("0-2,5"), {0, 1, 2, 5})
+        self.assertEqual(launch.format_cores({0, 1, 2, 5}), "0-2,5")
         args = train.parse(["--cores", "0:1"])
-        self.assertEqual(train.cores_of(args, 1), {1})
+        self.assertEqual(launch.cores_of(args, {"SLURM_PROCID": "1"}), {1})
         args = train.parse([])
-        self.assertEqual(train.cores_of(args, 0, {"PIPEFILL_DEVICES": "cpu:2 cpu:3", "SLURM_LOCALID": "1"}), {3})
-        self.assertIsNone(train.cores_of(args, 0, {}))
+        slurm = {"PIPEFILL_DEVICES": "cpu:2 cpu:3", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
+        self.assertEqual(launch.cores_of(args, slurm), {3})
+        self.assertIsNone(launch.cores_of(args, {}))
 
 
 if __name__ == "__main__":
