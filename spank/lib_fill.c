@@ -235,8 +235,10 @@ static uint64_t sleep_armed(const struct pf_fill *fill, uint64_t now)
 	uint64_t margin_ns = LOAD(fill->control->margin_ns);
 	uint64_t next_ns = LOAD(fill->main->next_begin_ns);
 
-	if (margin_ns > SPIN_NS)
-		margin_ns = SPIN_NS;
+	/* Half of the spin at least is for openings after the expected time:
+	 * three of four, as the prediction is a lower quartile. */
+	if (margin_ns > SPIN_NS / 2)
+		margin_ns = SPIN_NS / 2;
 	if (next_ns >= now)
 		return next_ns - now > margin_ns ? next_ns - now - margin_ns
 						 : 0;

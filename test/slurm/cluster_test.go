@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"pipefill/api"
 	"pipefill/controller/slurm"
 )
 
@@ -88,6 +89,15 @@ func newCluster(t *testing.T, switches ...string) *cluster {
 }
 
 func (c *cluster) logTails(t *testing.T) {
+	if client, err := api.NewClient("unix:"+c.dir+"/run/pipefillctld.sock", nil); err == nil {
+		slots, err := client.Slots(context.WithoutCancel(t.Context()))
+		for _, s := range slots {
+			t.Logf("slot %s %s: fill job %d, enabled %t %q, totals %+v", s.Node, s.Main.Device, s.FillJob, s.Main.Enabled, s.Main.Reason, s.Main.Totals)
+		}
+		if err != nil {
+			t.Logf("slots: %v", err)
+		}
+	}
 	logs, _ := filepath.Glob(c.dir + "/log/[ps]*.log")
 	for _, path := range logs {
 		text, err := os.ReadFile(path)
