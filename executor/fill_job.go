@@ -236,7 +236,7 @@ func (n *node) startSupervisor(f *fillJob) error {
 	f.super.at.DaemonPid.Store(uint32(n.self.Pid))
 	f.super.at.State.Store(stateStarting)
 	args, err := superviseArguments(superviseOrder{
-		Group: f.group.unified, Mode: a.Mode, CPUBound: a.Device.Kind() == pipefill.KindCPU, TraceDir: n.cfg.TraceDir, ID: a.ID,
+		ID: a.ID, Job: a.Job.JobID, Group: f.group.unified, Device: a.Device, Mode: a.Mode, TraceDir: n.cfg.TraceDir,
 	})
 	if err != nil {
 		return err

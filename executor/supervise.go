@@ -30,11 +30,12 @@ const (
 
 // superviseOrder is the supervisor's argument.
 type superviseOrder struct {
-	Group    string        `json:"group"` // the v2 group of the fill job
-	Mode     pipefill.Mode `json:"mode"`
-	CPUBound bool          `json:"cpu_bound"`
-	TraceDir string        `json:"trace_dir,omitempty"`
-	ID       int64         `json:"id"`
+	ID       int64             `json:"id"`    // of the assignment
+	Job      int64             `json:"job"`   // the fill job's number, for traces
+	Group    string            `json:"group"` // the v2 group of the fill job
+	Device   pipefill.DeviceID `json:"device"`
+	Mode     pipefill.Mode     `json:"mode"`
+	TraceDir string            `json:"trace_dir,omitempty"`
 }
 
 // supervise is the supervisor's life.
@@ -51,7 +52,7 @@ func supervise(argument string) error {
 		return err
 	}
 	if order.TraceDir != "" {
-		t, err := newTrace(order.TraceDir, order.ID)
+		t, err := newTrace(order)
 		if err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ func newRunner(order superviseOrder) (*runner, error) {
 	}
 	return &runner{
 		main: main.at, control: control.at, fill: fill.at, super: super.at,
-		valve: v, waiter: newFutex(&main.at.Word), mode: order.Mode, cpuBound: order.CPUBound,
+		valve: v, waiter: newFutex(&main.at.Word), mode: order.Mode, cpuBound: order.Device.Kind() == pipefill.KindCPU,
 	}, nil
 }
 

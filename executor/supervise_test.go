@@ -153,7 +153,7 @@ func newRig(t *testing.T, daemonPid int) *superRig {
 	r.super.at.DaemonPid.Store(uint32(daemonPid))
 	r.super.at.Command.Store(superRun)
 	r.control.at.BeatNs.Store(uint64(monotonicNs()))
-	args, e := superviseArguments(superviseOrder{Group: r.group.unified, Mode: pipefill.ModeSignal, CPUBound: true})
+	args, e := superviseArguments(superviseOrder{Group: r.group.unified, Device: "cpu:0", Mode: pipefill.ModeSignal})
 	if e != nil {
 		t.Fatal(e)
 	}

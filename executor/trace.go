@@ -29,13 +29,17 @@ type traceRecord struct {
 
 var _ recorder = (*trace)(nil)
 
-func newTrace(dir string, id int64) (*trace, error) {
+func newTrace(order superviseOrder) (*trace, error) {
 	t := &trace{stop: make(chan struct{})}
-	var err [2]error
-	t.readings, err[0] = openTrace(dir, fmt.Sprintf("readings-%d.jsonl", id))
-	t.opens, err[1] = openTrace(dir, fmt.Sprintf("opens-%d.jsonl", id))
+	var err [3]error
+	t.readings, err[0] = openTrace(order.TraceDir, fmt.Sprintf("readings-%d.jsonl", order.ID))
+	t.opens, err[1] = openTrace(order.TraceDir, fmt.Sprintf("opens-%d.jsonl", order.ID))
 	if err := errors.Join(err[:]...); err != nil {
 		return nil, err
+	}
+	_, err[2] = fmt.Fprintf(t.readings, "{\"assignment\": %d, \"job\": %d, \"device\": %q, \"mode\": %q}\n", order.ID, order.Job, order.Device, order.Mode)
+	if err[2] != nil {
+		return nil, fmt.Errorf("write trace: %w", err[2])
 	}
 	t.done.Go(t.drain)
 	return t, nil

@@ -46,18 +46,11 @@ type Event struct {
 // Fill is what a supervisor traced of one assignment.
 type Fill struct {
 	Assignment int64
+	Job        int64
 	Device     string
 	Mode       string
 	Readings   []Reading
 	OpenToRun  []int64 // ns, one an opening
-}
-
-// Assignment names what a fill trace belongs to; assignments.json holds them.
-type Assignment struct {
-	ID     int64  `json:"id"`
-	Device string `json:"device"`
-	Mode   string `json:"mode"`
-	Job    string `json:"job"`
 }
 
 // Traces are all raw traces of a run (docs/traces.md).
@@ -67,9 +60,8 @@ type Traces struct {
 	Fills  []Fill
 }
 
-// ReadTraces reads the traces below dir. assignments says what the fill traces
-// belong to.
-func ReadTraces(dir string, assignments []Assignment) (Traces, error) {
+// ReadTraces reads the traces below dir.
+func ReadTraces(dir string) (Traces, error) {
 	traces := Traces{Events: map[string][]Event{}}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -89,6 +81,10 @@ func ReadTraces(dir string, assignments []Assignment) (Traces, error) {
 			events, err := readLines[Event](path)
 			traces.Events[rest] = append(traces.Events[rest], events...)
 			return err
+		case "readings":
+			fill, err := readFill(path)
+			traces.Fills = append(traces.Fills, fill)
+			return err
 		}
 		return nil
 	})
@@ -97,13 +93,6 @@ func ReadTraces(dir string, assignments []Assignment) (Traces, error) {
 	}
 	if len(traces.Ranks) == 0 {
 		return traces, fmt.Errorf("%s: no rank-*.jsonl: the main job wrote no trace", dir)
-	}
-	for _, a := range assignments {
-		fill, err := readFill(dir, a)
-		if err != nil {
-			return traces, err
-		}
-		traces.Fills = append(traces.Fills, fill)
 	}
 	return traces, nil
 }
@@ -140,44 +129,40 @@ func readRank(path string) (Rank, error) {
 	return rank, nil
 }
 
-// readFill reads one assignment's traces; a job that never ran has none.
-func readFill(dir string, a Assignment) (Fill, error) {
+// readFill reads one assignment's readings, and its openings beside them.
+func readFill(path string) (Fill, error) {
 	type reading struct {
-		AtNs  int64 `json:"at_ns"`
-		CPUNs int64 `json:"cpu_ns"`
+		Assignment int64  `json:"assignment"` // each supervisor writes who it is first
+		Job        int64  `json:"job"`
+		Device     string `json:"device"`
+		Mode       string `json:"mode"`
+		AtNs       int64  `json:"at_ns"`
+		CPUNs      int64  `json:"cpu_ns"`
 	}
 	type opening struct {
 		OpenNs int64 `json:"open_ns"`
 		RunNs  int64 `json:"run_ns"`
 	}
-	fill := Fill{Assignment: a.ID, Device: a.Device, Mode: a.Mode}
-	for _, name := range []string{"readings", "opens"} {
-		paths, err := filepath.Glob(filepath.Join(dir, "*", fmt.Sprintf("%s-%d.jsonl", name, a.ID)))
-		if err != nil {
-			return fill, fmt.Errorf("look for traces of assignment %d: %w", a.ID, err)
-		}
-		for _, path := range paths {
-			switch name {
-			case "readings":
-				records, err := readLines[reading](path)
-				if err != nil {
-					return fill, err
-				}
-				for _, r := range records {
-					fill.Readings = append(fill.Readings, Reading(r))
-				}
-			case "opens":
-				records, err := readLines[opening](path)
-				if err != nil {
-					return fill, err
-				}
-				for _, r := range records {
-					fill.OpenToRun = append(fill.OpenToRun, r.RunNs-r.OpenNs)
-				}
-			}
-		}
+	var fill Fill
+	readings, err := readLines[reading](path)
+	if err != nil {
+		return fill, err
 	}
-	return fill, nil
+	for _, r := range readings {
+		if r.Assignment != 0 {
+			fill.Assignment, fill.Job, fill.Device, fill.Mode = r.Assignment, r.Job, r.Device, r.Mode
+			continue
+		}
+		fill.Readings = append(fill.Readings, Reading{AtNs: r.AtNs, CPUNs: r.CPUNs})
+	}
+	if fill.Device == "" {
+		return fill, fmt.Errorf("%s: no line says whose it is", path)
+	}
+	opens, err := readLines[opening](filepath.Join(filepath.Dir(path), fmt.Sprintf("opens-%d.jsonl", fill.Assignment)))
+	for _, o := range opens {
+		fill.OpenToRun = append(fill.OpenToRun, o.RunNs-o.OpenNs)
+	}
+	return fill, err
 }
 
 func readLines[T any](path string) (records []T, err error) {
