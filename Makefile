@@ -12,7 +12,7 @@ export CGO_ENABLED = 1
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test lint check-c check-go check-py check-slurm go-binaries clean
+.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk)
@@ -37,7 +37,12 @@ setup:
 	packaging/setup
 
 test: setup
-	$(MAKE) check-c check-go check-py check-slurm
+	$(MAKE) check-c check-go check-py check-slurm check-demo
+
+# Needs root: starts Slurm's daemons and makes users pf_train, pf_ann, pf_bob, pf_rest.
+demo: setup
+	$(MAKE) all
+	$(GO) run ./test/demo --build $(BUILD) --out $(BUILD)/demo
 
 check-go:
 	$(GO) vet ./...
@@ -48,6 +53,14 @@ check-py: all
 
 check-slurm: all
 	$(if $(wildcard test/slurm/*_test.go),test/run-slurm)
+
+# A short demo, whose report is then computed a second time.
+check-demo: all
+	$(GO) run ./test/demo --short --build $(BUILD) --out $(BUILD)/check-demo
+	$(PYTHON) test/audit/audit.py $(BUILD)/check-demo
+
+install: all
+	BUILD=$(BUILD) packaging/install
 
 lint:
 	packaging/lint

@@ -56,6 +56,7 @@ type Controller struct {
 	started int64 // ms; a node is not lost before it had the time to call
 	nodes   map[string]*node
 	faults  map[string]string // by source: what a person should know
+	slots   []schedule.Slot   // all of the last round
 	news    chan struct{}     // closed and made anew when a node's orders change
 
 	// Of the loop alone.
@@ -242,6 +243,10 @@ func (c *Controller) schedule(ctx context.Context, view reconcile.View) error {
 	if err != nil {
 		return err
 	}
+	all := FreeSlots(view, nil)
+	c.mu.Lock()
+	c.slots = all
+	c.mu.Unlock()
 	slots := FreeSlots(view, live)
 	if len(slots) == 0 {
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/schedule"
 	"pipefill/controller/store"
 )
 
@@ -51,14 +52,22 @@ func (c *Controller) Queue(ctx context.Context, userName string) ([]api.FillJob,
 	for _, a := range live {
 		byJob[a.FillJobID] = a
 	}
+	slots := c.knownSlots()
 	rows := []api.FillJob{}
 	for _, j := range jobs {
-		rows = append(rows, row(j, byJob))
+		rows = append(rows, row(j, byJob, slots))
 	}
 	return rows, nil
 }
 
-func row(j store.FillJob, live map[int64]store.Assignment) api.FillJob {
+// knownSlots are all slots as of the last round, free or not.
+func (c *Controller) knownSlots() []schedule.Slot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slots
+}
+
+func row(j store.FillJob, live map[int64]store.Assignment, slots []schedule.Slot) api.FillJob {
 	out := api.FillJob{
 		JobID: j.JobID, ArrayTask: j.ArrayTask, Name: j.Name, User: j.User, Account: j.Account, Partition: j.Partition,
 		State: "queued", Reason: j.Reason, Priority: j.Priority, SubmitMs: j.FirstMs, LimitMs: j.LimitMs, DeviceMs: j.DeviceMs, Attempts: j.Attempts,
@@ -75,6 +84,8 @@ func row(j store.FillJob, live map[int64]store.Assignment) api.FillJob {
 		out.State, out.Reason = "held", j.Unfit
 	case j.Attempts > 0 && !j.Requeue:
 		out.State, out.Reason = "held", "was started once and may not be restarted (--no-requeue)"
+	default:
+		out.Reason = schedule.Why(j, slots)
 	}
 	return out
 }
@@ -109,7 +120,7 @@ func (s *Server) job(w http.ResponseWriter, r *http.Request) {
 	for _, a := range live {
 		byJob[a.FillJobID] = a
 	}
-	s.answer(w, r, http.StatusOK, row(job, byJob))
+	s.answer(w, r, http.StatusOK, row(job, byJob, s.controller.knownSlots()))
 }
 
 // act holds, releases, cancels or orders one of the caller's jobs.

@@ -133,6 +133,23 @@ func Obstacle(j store.FillJob, s Slot) string {
 	return ""
 }
 
+// Why tells why a job waits. slots are all that there are, free or not.
+func Why(j store.FillJob, slots []Slot) string {
+	if len(slots) == 0 {
+		return "no running main job offers bubbles"
+	}
+	obstacle := ""
+	for _, s := range slots {
+		if obstacle = Obstacle(j, s); obstacle == "" {
+			return "waits for a slot that suits it"
+		}
+	}
+	if len(slots) == 1 {
+		return obstacle
+	}
+	return fmt.Sprintf("suits none of %d slots; of the last: %s", len(slots), obstacle)
+}
+
 // allowed reads allow=user:NAME+account:NAME among a main job's options; without
 // it everybody is.
 func allowed(options, user, account string) bool {

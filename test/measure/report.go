@@ -2,8 +2,10 @@ package measure
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 )
 
 // blockIterations is the length of the blocks that Overhead compares: some
@@ -15,7 +17,9 @@ type Report struct {
 	Main     MainFigures   `json:"main"`
 	Bubbles  BubbleFigures `json:"bubbles"`
 	FillJobs FillJobCounts `json:"fill_jobs"`
-	Gate     []GateFigures `json:"gate"`
+	Gate     GateSummary   `json:"gate"`
+
+	UsefulSeconds float64 `json:"useful_seconds"` // what the completed fill work takes on an idle device
 }
 
 // MainFigures are the main job's.
@@ -26,6 +30,11 @@ type MainFigures struct {
 	OverheadPct   float64    `json:"overhead_pct"`
 	OverheadCI95  [2]float64 `json:"overhead_ci95_pct"`
 	OverheadKnown bool       `json:"overhead_known"` // false: too few iterations of either sort
+
+	LossFirst            float64 `json:"loss_first"` // of the training, in nats a character
+	LossLast             float64 `json:"loss_last"`
+	BubbleFraction       float64 `json:"bubble_fraction"` // of the run's time, mean of the ranks
+	BubbleFractionTheory float64 `json:"bubble_fraction_theory"`
 }
 
 // BubbleFigures are sums over devices, while fill work was there to run,
@@ -46,6 +55,12 @@ type FillJobCounts struct {
 	Failed    int `json:"failed"`
 }
 
+// GateSummary is over all openings, and by mode where there are several.
+type GateSummary struct {
+	GateFigures
+	Modes []GateFigures `json:"modes,omitempty"`
+}
+
 // GateFigures are of one mode.
 type GateFigures struct {
 	Mode         string  `json:"mode"`
@@ -57,7 +72,7 @@ type GateFigures struct {
 // Compute turns traces into a report's figures. usefulSeconds is what the
 // completed fill work takes on an idle device.
 func Compute(traces Traces, usefulSeconds float64, counts FillJobCounts) (Report, error) {
-	report := Report{FillJobs: counts}
+	report := Report{FillJobs: counts, UsefulSeconds: usefulSeconds}
 	control := controlIterations(traces)
 	filledDevices := map[string][]Interval{}
 	for _, fill := range traces.Fills {
@@ -146,26 +161,29 @@ func mainFigures(figures *MainFigures, traces Traces, control map[int64]bool, fi
 	return nil
 }
 
-func gateFigures(fills []Fill) []GateFigures {
+func gateFigures(fills []Fill) GateSummary {
 	byMode := map[string][]float64{}
+	var all []float64
 	for _, fill := range fills {
 		for _, ns := range fill.OpenToRun {
 			byMode[fill.Mode] = append(byMode[fill.Mode], float64(ns)/1e3)
+			all = append(all, float64(ns)/1e3)
 		}
 	}
-	figures := []GateFigures{}
-	for mode, us := range byMode {
-		figures = append(figures, GateFigures{
-			Mode: mode, OpenToRunP50: Quantile(us, 0.5), OpenToRunP99: Quantile(us, 0.99), Openings: len(us),
-		})
-	}
-	slices.SortFunc(figures, func(a, b GateFigures) int {
-		if a.Mode < b.Mode {
-			return -1
+	modes := slices.Sorted(maps.Keys(byMode))
+	summary := GateSummary{GateFigures: figuresOf(strings.Join(modes, "+"), all)}
+	for _, mode := range modes {
+		if len(modes) > 1 {
+			summary.Modes = append(summary.Modes, figuresOf(mode, byMode[mode]))
 		}
-		return 1
-	})
-	return figures
+	}
+	return summary
+}
+
+func figuresOf(mode string, us []float64) GateFigures {
+	return GateFigures{
+		Mode: mode, OpenToRunP50: orZero(Quantile(us, 0.5)), OpenToRunP99: orZero(Quantile(us, 0.99)), Openings: len(us),
+	}
 }
 
 func seconds(ns int64) float64 { return float64(ns) / 1e9 }
