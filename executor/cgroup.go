@@ -28,7 +28,9 @@ type cgroups struct {
 	unified string
 	cpuset  string // "" where the v1 controller is not mounted
 	devices string // the same
+	cpu     string // the same
 	name    string
+	sched   fillSched
 }
 
 // findCgroups reads the mounts of this machine from mountinfo; name is the
@@ -55,6 +57,8 @@ func findCgroups(mountinfo, name string) (*cgroups, error) {
 			c.cpuset = at[4]
 		case fields[0] == "cgroup" && slices.Contains(options, "devices"):
 			c.devices = at[4]
+		case fields[0] == "cgroup" && slices.Contains(options, "cpu"):
+			c.cpu = at[4]
 		}
 	}
 	if c.unified == "" {
@@ -68,13 +72,18 @@ type group struct {
 	unified string
 	cpuset  string
 	devices string
+	cpu     string // of fill_sched: idle
 	cores   []int
 	grant   *device.Node
+	sched   fillSched
 }
 
 func (c *cgroups) group(id int64, dev device.Device) *group {
 	sub := filepath.Join(c.name, fmt.Sprintf("assignment_%d", id))
-	g := &group{unified: filepath.Join(c.unified, sub), cores: dev.Cores, grant: dev.Node}
+	g := &group{unified: filepath.Join(c.unified, sub), cores: dev.Cores, grant: dev.Node, sched: c.sched}
+	if c.cpu != "" && c.sched == schedIdle {
+		g.cpu = filepath.Join(c.cpu, sub)
+	}
 	if c.cpuset != "" && len(dev.Cores) > 0 {
 		g.cpuset = filepath.Join(c.cpuset, sub)
 	}
@@ -100,6 +109,11 @@ func (g *group) create(others []device.Node) error {
 			return err
 		}
 	}
+	if g.cpu != "" {
+		if err := g.makeIdle(); err != nil {
+			return err
+		}
+	}
 	if g.grant == nil {
 		return nil
 	}
@@ -111,7 +125,7 @@ func (g *group) create(others []device.Node) error {
 
 func (g *group) dirs() []string {
 	var dirs []string
-	for _, dir := range []string{g.unified, g.cpuset, g.devices} {
+	for _, dir := range []string{g.unified, g.cpuset, g.devices, g.cpu} {
 		if dir != "" {
 			dirs = append(dirs, dir)
 		}
@@ -167,7 +181,7 @@ func (g *group) add(pid int) error {
 
 func (g *group) move(pid int) error {
 	// The freezer last: everything else is then settled before it stops.
-	for _, dir := range []string{g.cpuset, g.devices, g.unified} {
+	for _, dir := range []string{g.cpuset, g.devices, g.cpu, g.unified} {
 		if dir == "" {
 			continue
 		}
@@ -175,6 +189,7 @@ func (g *group) move(pid int) error {
 			return err
 		}
 	}
+	g.sched.apply(pid)
 	if g.cpuset != "" || len(g.cores) == 0 {
 		return nil
 	}

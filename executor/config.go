@@ -29,12 +29,15 @@ type config struct {
 	Share      float64        `yaml:"share"`
 	MinMs      float64        `yaml:"min_ms"`
 	Budget     string         `yaml:"budget"`
+	FillSched  fillSched      `yaml:"fill_sched"` // idle or normal
+	Control    string         `yaml:"control"`    // iterations withheld for comparison: a percentage, or auto
 	LogLevel   string         `yaml:"log_level"`
 	TraceDir   string         `yaml:"trace_dir"` // docs/traces.md; "" writes none
 
-	budget float64
-	level  slog.Level
-	groups string // the folder of the fill jobs' groups
+	budget  float64
+	control func(iteration uint64) uint32 // chance of a control iteration, in ppm
+	level   slog.Level
+	groups  string // the folder of the fill jobs' groups
 }
 
 type configDevice struct {
@@ -45,7 +48,8 @@ type configDevice struct {
 // stop takes on a busy virtual machine.
 func defaultConfig() config {
 	return config{
-		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, Budget: "1%", LogLevel: "info",
+		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, Budget: "1%",
+		FillSched: schedIdle, Control: "auto", LogLevel: "info",
 	}
 }
 
@@ -128,6 +132,18 @@ func (c *config) check() []error {
 		wrong("devices: none: name at least one, as cpu:0-3")
 	}
 	all = append(all, c.checkDevices()...)
+	c.checkFilling(wrong)
+	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		wrong("log_level: %q: write debug, info, warn or error", c.LogLevel)
+	}
+	if c.TraceDir != "" && !filepath.IsAbs(c.TraceDir) {
+		wrong("trace_dir: %q: write an absolute path", c.TraceDir)
+	}
+	return all
+}
+
+// checkFilling checks how much of a bubble is offered, and to what.
+func (c *config) checkFilling(wrong func(format string, args ...any)) {
 	if !(c.GuardMs >= 0 && c.GuardMs <= 1000) {
 		wrong("guard_ms: %v: write 0 to 1000", c.GuardMs)
 	}
@@ -141,13 +157,16 @@ func (c *config) check() []error {
 	if c.budget, err = parseShare(c.Budget); err != nil || c.budget <= 0 {
 		wrong("budget: %q: write a percentage over 0, as 1%%", c.Budget)
 	}
-	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		wrong("log_level: %q: write debug, info, warn or error", c.LogLevel)
+	if c.control = controlPpm; c.Control != "auto" {
+		share, err := parseShare(c.Control)
+		if err != nil || share > 0.9 {
+			wrong("control: %q: write auto, or the percentage of iterations to withhold, at most 90%%", c.Control)
+		}
+		c.control = func(uint64) uint32 { return uint32(share * 1e6) }
 	}
-	if c.TraceDir != "" && !filepath.IsAbs(c.TraceDir) {
-		wrong("trace_dir: %q: write an absolute path", c.TraceDir)
+	if c.FillSched != schedIdle && c.FillSched != schedNormal {
+		wrong("fill_sched: %q: write idle or normal", c.FillSched)
 	}
-	return all
 }
 
 // checkDevices refuses a core or a GPU that two devices would share.

@@ -117,6 +117,7 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 	if err != nil {
 		return d, err
 	}
+	groups.sched = cfg.FillSched
 	if d.node, err = newNode(cfg, log, groups, devices, store); err != nil {
 		return d, err
 	}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -63,8 +62,8 @@ func (f *freezer) read(fd int) []byte {
 
 var frozenMark, usageMark = []byte("frozen 1"), []byte("usage_usec ")
 
-// stopped sleeps between its looks: on a core that both share, the fill job
-// needs the core to get to its stop.
+// stopped sleeps: on a core that both share, the fill job needs the core to get
+// to its stop. The kernel tells of a change, but not more than once in 10 ms.
 func (f *freezer) stopped(until int64) bool {
 	for {
 		events := f.read(f.eventsFd)
@@ -77,7 +76,7 @@ func (f *freezer) stopped(until int64) bool {
 		}
 		// The kernel tells of a change since the last read.
 		p := unix.PollFd{Fd: int32(f.eventsFd), Events: unix.POLLPRI}
-		ts := unix.NsecToTimespec(min(left, int64(time.Millisecond)))
+		ts := unix.NsecToTimespec(left)
 		_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 	}
 }

@@ -248,7 +248,7 @@ func (n *node) steer(m *mainJob, d *mainDevice) {
 	c := d.control.at
 	c.SharePpm.Store(uint32(d.governor.share * 1e6))
 	c.GuardNs.Store(uint64(d.governor.guard))
-	c.ControlPpm.Store(controlPpm(d.main.at.Iteration.Load()))
+	c.ControlPpm.Store(n.cfg.control(d.main.at.Iteration.Load()))
 	enabled := uint32(1)
 	if m.options.off || d.governor.disabled != "" || m.ending {
 		enabled = 0

@@ -26,6 +26,10 @@ const (
 	// Bounds of the time kept before the deadline for stopping the fill job.
 	marginMin = 100 * time.Microsecond
 	marginMax = 5 * time.Millisecond
+	// How often it is looked whether a fill job has stopped, from the first look
+	// to the last, doubling.
+	stopLookFirst = 100 * time.Microsecond
+	stopLookLast  = 10 * time.Millisecond
 	// What a chunked fill job may be late before it is stopped from outside.
 	chunkGrace = 5 * time.Millisecond
 )
@@ -204,7 +208,10 @@ func (r *runner) open(s snapshot, until int64) {
 	}
 }
 
-// close ends an opening and charges it until the fill job has really stopped.
+// close ends an opening and charges it: up to the shutting of the gate by the
+// clock, and from there on what the fill job still ran. On a core that both
+// share that is CPU time: a fill job that waits there for its stop, while the
+// main job has the core, costs nobody anything.
 func (r *runner) close(now int64) {
 	if !r.running {
 		return
@@ -215,29 +222,35 @@ func (r *runner) close(now int64) {
 	if s := readGate(r.main); s.word == r.word && s.word&wordOpen != 0 && now < r.until {
 		shut = r.until
 	}
-	if r.trace != nil && r.lenient() {
-		r.trace.reading(now, r.valve.cpuNs(), false)
+	cpuAtShut := r.valve.cpuNs()
+	lenient := r.lenient()
+	if r.trace != nil && lenient {
+		r.trace.reading(now, cpuAtShut, false)
 		if r.fill.Opening.Load() == uint64(r.word&^wordOpen|wordOpen) {
 			r.trace.opening(int64(r.super.LastOpenNs.Load()), int64(r.fill.FirstNs.Load()))
 		}
 	}
-	traced := r.trace != nil && !r.lenient()
 	stoppedAt := now
-	if !r.lenient() || !r.quiet(now) {
+	if !lenient || !r.quiet(now) {
 		stoppedAt = r.stop(now)
 	}
 	r.running = false
 	r.super.State.Store(stateFrozen)
-	r.super.DeviceNs.Add(uint64(max(0, stoppedAt-r.thawedAt)))
+	cpuAtStop := r.valve.cpuNs()
+	late := max(0, stoppedAt-shut)
+	if r.cpuBound && late > 0 {
+		late = min(late, max(0, cpuAtStop-cpuAtShut))
+	}
+	r.super.DeviceNs.Add(uint64(max(0, min(stoppedAt, shut)-r.thawedAt) + late))
 	r.super.ThawedAtNs.Store(0)
-	if late := stoppedAt - shut; late > 0 {
+	if late > 0 {
 		r.super.OverrunNs.Add(uint64(late))
 		if stoppedAt > r.until {
 			r.super.Overruns.Add(1)
 		}
 	}
-	if traced {
-		r.trace.reading(stoppedAt, r.valve.cpuNs(), false)
+	if r.trace != nil && !lenient {
+		r.trace.reading(stoppedAt, cpuAtStop, false)
 	}
 }
 
@@ -261,31 +274,50 @@ func (r *runner) quiet(shut int64) bool {
 	return false
 }
 
-// stop freezes and waits until everything has stopped, for as long as that
-// takes; it returns when it had, and learns from it.
+// stop freezes and waits until everything has stopped, or the gate is open
+// again; it returns when that was. From the freeze on nothing runs but the way
+// to the stop: a thread that has no core goes there when it gets one, which may
+// be after the main job's next computation.
 func (r *runner) stop(now int64) int64 {
-	for try := 0; ; try++ {
-		if err := r.valve.freeze(); err != nil {
-			r.super.Failures.Add(1)
-		}
-		at := r.waiter.nowNs()
-		if r.valve.stopped(at + int64(100*time.Millisecond)) {
+	waits := r.waitsStill()
+	r.freeze()
+	for wait, waited := int64(stopLookFirst), int64(0); !r.valve.stopped(r.waiter.nowNs() + wait); {
+		waited += wait
+		wait = min(2*wait, int64(stopLookLast))
+		if r.running && r.main.Word.Load()&wordOpen != 0 && r.main.Word.Load() != r.word {
 			break
 		}
 		// A thread in an uninterruptible call is not running; one that never
 		// stops is the daemon's business, which sees ThawedAtNs stand.
-		if r.super.Command.Load() == superExit && try > 10 {
+		if r.super.Command.Load() == superExit && waited > int64(time.Second) {
 			break
 		}
+		r.freeze()
 	}
 	at := r.waiter.nowNs()
 	took := at - now
 	r.frozen = true
-	if r.running && uint64(took) > r.super.StopWorstNs.Load() {
-		r.super.StopWorstNs.Store(uint64(took))
+	if !r.running || waits && r.waitsStill() {
+		// Next to a waiting main job a stop takes as long as it takes; next to
+		// one that computes it would be a measure of that.
+		if r.running && uint64(took) > r.super.StopWorstNs.Load() {
+			r.super.StopWorstNs.Store(uint64(took))
+		}
+		// Up at once, down slowly: twice the longest of the recent stops.
+		r.margin = min(int64(marginMax), max(int64(marginMin), 2*took, r.margin-r.margin/64))
 	}
-	// Up at once, down slowly: twice the longest of the recent stops.
-	r.margin = min(int64(marginMax), max(int64(marginMin), 2*took, r.margin-r.margin/64))
 	r.super.State.Store(stateFrozen)
 	return at
+}
+
+func (r *runner) freeze() {
+	if err := r.valve.freeze(); err != nil {
+		r.super.Failures.Add(1)
+	}
+}
+
+// waitsStill tells whether the main job is in the bubble of this opening.
+func (r *runner) waitsStill() bool {
+	word := r.main.Word.Load()
+	return word&wordOpen != 0 && word == r.word
 }

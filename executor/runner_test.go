@@ -25,6 +25,7 @@ type stage struct {
 
 	frozen   bool
 	freezing time.Duration // how long a stop takes
+	froze    int64         // since when it is asked for
 	spins    bool          // the fill job runs whenever it is not frozen
 	cpu      int64
 	log      []stop
@@ -71,7 +72,7 @@ func (s *stage) wait(value uint32, until int64) {
 }
 
 func (s *stage) thaw() error {
-	s.frozen, s.thawed = false, s.now
+	s.frozen, s.thawed, s.froze = false, s.now, 0
 	s.advance(s.now + 20*us)
 	return nil
 }
@@ -79,12 +80,16 @@ func (s *stage) thaw() error {
 func (s *stage) freeze() error { s.advance(s.now + 10*us); return nil }
 
 func (s *stage) stopped(until int64) bool {
-	if s.now+int64(s.freezing) > until {
+	if s.froze == 0 {
+		s.froze = s.now
+	}
+	done := s.froze + int64(s.freezing)
+	if done > until {
 		s.advance(until)
-		s.freezing -= 100 * time.Millisecond
 		return false
 	}
-	s.advance(s.now + int64(s.freezing))
+	s.advance(max(s.now, done))
+	s.froze = 0
 	if !s.frozen && s.thawed != 0 {
 		s.log = append(s.log, stop{s.thawed, s.now})
 	}
