@@ -171,6 +171,13 @@ func (c *cluster) job(t *testing.T, id int64) slurm.Job {
 // await polls until ok; what says what was waited for.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	if !poll(ok) {
+		t.Fatalf("waited %s for %s", patience, what)
+	}
+}
+
+// poll asks until ok, which it returns, or until patience ends.
+func poll(ok func() bool) bool {
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -179,9 +186,10 @@ func await(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("waited %s for %s", patience, what)
+			return false
 		}
 	}
+	return true
 }
 
 // awaitJob polls a job until ok.

@@ -33,31 +33,40 @@ func TestFillFaults(t *testing.T) {
 
 	main := c.trainer(t, 100000, "--pipefill")
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
-	// Two seconds of CPU time: long enough to be killed into.
-	const work = "echo begun; i=0; while [ $i -lt 1200000 ]; do i=$((i+1)); done; echo ended"
+	outs := map[int64]string{}
 	for _, victim := range []string{"pipefillctld", "pipefilld.n0", "pipefilld.n1"} {
 		t.Run(victim+" is killed and comes back", func(t *testing.T) {
-			outs := map[int64]string{}
+			var ids []int64
 			for i := range 2 {
 				out := c.output(t, fmt.Sprintf("%s.%d", victim, i))
-				outs[c.sbatch(t, "pf_ann", work, "-p", "pipefill", "-o", out, "--open-mode=append")] = out
+				id := c.sbatch(t, "pf_ann", busy(1500), "-p", "pipefill", "-o", out, "--open-mode=append")
+				ids, outs[id] = append(ids, id), out
 			}
-			for id, out := range outs {
-				await(t, fmt.Sprintf("job %d to begin", id), func() bool { return strings.Contains(c.read(t, out), "begun") })
+			for _, id := range ids {
+				await(t, fmt.Sprintf("job %d to begin", id), func() bool { return strings.Contains(c.read(t, outs[id]), "begun") })
 			}
-			pid := strings.TrimSpace(c.read(t, filepath.Join(c.dir, "pid", victim)))
-			c.must(t, "root", "kill", "-9", pid)
+			c.kill(t, victim)
 			c.script(t, "start", victim)
-			for id, out := range outs {
-				j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
-				text := c.read(t, out)
-				if j.State != "COMPLETED" || strings.Count(text, "ended") != 1 || strings.Count(text, "begun") != j.Restarts+1 {
-					t.Errorf("%s after %d restarts: %s", j.State, j.Restarts, text)
-				}
+			for _, id := range ids {
+				c.awaitJob(t, id, "to end", slurm.Job.Ended)
+				c.completedOnce(t, id, outs[id])
 			}
+			c.checkLedger(t, ids...)
 			if !c.job(t, main).Running() {
 				t.Error("the main job has ended")
 			}
 		})
 	}
+	t.Run("nothing is charged again later", func(t *testing.T) {
+		for id := range outs {
+			c.checkLedger(t, id)
+		}
+		c.noneDrained(t)
+	})
+}
+
+// kill ends a daemon as a crash would.
+func (c *cluster) kill(t *testing.T, name string) {
+	t.Helper()
+	c.must(t, "root", "kill", "-9", strings.TrimSpace(c.read(t, filepath.Join(c.dir, "pid", name))))
 }
