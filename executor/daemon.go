@@ -125,7 +125,13 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 		return d, err
 	}
 	d.fault("damage", d.ledger.damage)
+	if err := makeDir(filepath.Join(cfg.RunDir, "jobs"), 0o755); err != nil {
+		return d, err
+	}
 	d.restore()
+	if err := d.markAll(); err != nil {
+		return d, err
+	}
 	return d, d.listen()
 }
 

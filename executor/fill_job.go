@@ -54,7 +54,9 @@ func (n *node) live(jobID int64) *fillJob {
 func (n *node) attachFill(key pipefill.JobKey, uid uint32, step, partition, options string) (*pipefill.Assignment, reply, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if partition != "" && len(n.record.Partitions) > 0 && !slices.Contains(n.record.Partitions, partition) {
+	// Before the first sync every partition is another: a job that is not ours
+	// must not wait for a controller. The plugin holds those of its own list.
+	if partition != "" && !slices.Contains(n.record.Partitions, partition) {
 		return nil, replyOther, nil
 	}
 	if f := n.live(key.JobID); f != nil && sameAttempt(f.rec.Assignment.Job, key) && f.rec.Assignment.UID == uid {
@@ -171,6 +173,7 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 	}
 	n.fills[a.ID] = f
 	n.bind(d, f)
+	n.mark(a.Job.JobID)
 	n.log.Info("fill job attached", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device, "mode", a.Mode)
 	return f, nil
 }
@@ -407,6 +410,7 @@ func (n *node) conclude(f *fillJob) {
 	f.page.close()
 	f.super.close()
 	f.page, f.super = nil, nil
+	n.unmark(rec.Assignment.Job.JobID)
 	n.changed()
 	n.log.Info("fill job ended", "fill_job_id", rec.Assignment.Job.JobID, "assignment", rec.Assignment.ID,
 		"outcome", rec.Assignment.Outcome, "reason", rec.Assignment.Reason)

@@ -150,6 +150,7 @@ func (n *node) attachMain(key pipefill.JobKey, uid uint32, step, options string,
 		return nil, err
 	}
 	n.mains[key.JobID] = m
+	n.mark(key.JobID)
 	n.changed()
 	n.log.Info("main job attached", "job_id", key.JobID, "devices", len(free))
 	return m.deviceIDs(), nil
@@ -329,6 +330,7 @@ func (n *node) dropMain(m *mainJob) {
 	}
 	if n.mains[m.rec.Job.JobID] == m {
 		delete(n.mains, m.rec.Job.JobID)
+		n.unmark(m.rec.Job.JobID)
 	}
 	n.closeMain(m)
 	n.changed()

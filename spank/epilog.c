@@ -2,6 +2,7 @@
 /* epilog.c - after a job's last step: no fill process may be left. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "message.h"
 #include "plugin.h"
@@ -19,6 +20,12 @@ void pf_epilog_run(const struct pf_slurm *slurm, const struct pf_site *site)
 	if (slurm->item(slurm->context, PF_ITEM_JOB_ID, &job) ||
 	    slurm->item(slurm->context, PF_ITEM_UID, &uid) ||
 	    pf_site_run_dir(slurm, site, dir, sizeof(dir)))
+		return;
+	/* pipefilld marks the jobs that it knows (executor/mark.go). No other
+	 * job's end may wait for it, however it hangs. */
+	(void) snprintf(path, sizeof(path), "%s/jobs/%lld", dir,
+			(long long) job);
+	if (access(path, F_OK))
 		return;
 	(void) snprintf(path, sizeof(path), "%s/attach.sock", dir);
 	pf_message_begin(&request, "epilog");

@@ -6,8 +6,9 @@
 #include "options.h"
 #include "slurm.h"
 
-/* One hook of a main job may take this long, all questions together. */
-#define PF_HOOK_MS 50
+/* One hook of a main job may take this long. A batch job passes two before its
+ * program runs, the script's and its srun's, and 50 ms are all it may lose. */
+#define PF_HOOK_MS 20
 /* A fill job waits this long for the controller to name its device. */
 #define PF_ASSIGN_MS 10000
 

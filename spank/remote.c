@@ -192,7 +192,7 @@ static void attach_fill(const struct pf_slurm *slurm, struct pf_remote *remote,
 		remote->role = PF_ROLE_FILL;
 		pause_ms(ASK_AGAIN_MS);
 	} while (now_ms() < end_ms);
-	if (!strcmp(reply.status, "other")) {
+	if (!strcmp(reply.status, "other") && !is_fill) {
 		remote->role = PF_ROLE_NONE;
 	} else if (!strcmp(reply.status, "ok")) {
 		remote->role = PF_ROLE_FILL;
