@@ -44,6 +44,11 @@ demo: setup
 	$(MAKE) all
 	$(GO) run ./test/demo --build $(BUILD) --out $(BUILD)/demo
 
+# Hours where no interval gets narrow; BENCH="--only fill --limit 5m" is shorter.
+bench: setup
+	$(MAKE) all $(BUILD)/bench_gate
+	$(GO) run ./test/bench --build $(BUILD) $(BENCH)
+
 check-go:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...

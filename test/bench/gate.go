@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// gate runs the two programs that time the gate itself; each prints rows.
+func (b *bench) gate(ctx context.Context) error {
+	commands := [][]string{
+		{filepath.Join(b.build, "bench_gate")},
+		{"/usr/bin/python3", filepath.Join(b.root, "engine/tests/bench_bubble.py"), filepath.Join(b.build, "libpipefill.so")},
+	}
+	for _, command := range commands {
+		cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // our own programs
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w", command[0], err)
+		}
+		var rows []row
+		for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
+			var r row
+			if err := decoder.Decode(&r); err != nil {
+				return fmt.Errorf("%s: %w", command[0], err)
+			}
+			if r.Target != nil {
+				r.aim(*r.Target, r.Value <= *r.Target)
+			}
+			rows = append(rows, r)
+		}
+		if err := b.add(rows...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
