@@ -59,19 +59,19 @@ func (n *node) attachFill(key pipefill.JobKey, uid uint32, step, partition, opti
 	if partition != "" && !slices.Contains(n.record.Partitions, partition) {
 		return nil, replyOther, nil
 	}
-	if f := n.live(key.JobID); f != nil && sameAttempt(f.rec.Assignment.Job, key) && f.rec.Assignment.UID == uid {
-		if f.rec.Stopping != "" {
-			return nil, replyNone, nil
-		}
-		if err := n.addFillStep(f, step); err != nil {
-			return nil, reply{}, err
-		}
-		a := f.rec.Assignment
-		return &a, reply{}, nil
+	f := n.live(key.JobID)
+	if f != nil && (!sameAttempt(f.rec.Assignment.Job, key) || f.rec.Assignment.UID != uid) {
+		f = nil
 	}
 	for id, a := range n.orders {
 		if !sameAttempt(a.Job, key) || a.UID != uid {
 			continue
+		}
+		if f != nil {
+			// The controller is one attempt further: the end of the one before
+			// was missed.
+			n.finish(f, pipefill.OutcomeLost, "another attempt of the job has started", -1)
+			return nil, replyWait, nil
 		}
 		f, err := n.startFill(a, step, options)
 		if err != nil || f == nil {
@@ -81,12 +81,27 @@ func (n *node) attachFill(key pipefill.JobKey, uid uint32, step, partition, opti
 		a = f.rec.Assignment
 		return &a, reply{}, nil
 	}
+	switch {
+	case f == nil:
+	case f.rec.Stopping != "" && isBatch(step):
+		return nil, replyWait, nil // of the attempt to come
+	case f.rec.Stopping != "":
+		return nil, replyNone, nil
+	default:
+		if err := n.addFillStep(f, step); err != nil {
+			return nil, reply{}, err
+		}
+		a := f.rec.Assignment
+		return &a, reply{}, nil
+	}
 	return nil, n.want(key, uid), nil
 }
 
-// sameAttempt compares what the plugin can know of a job's name.
-func sameAttempt(a, b pipefill.JobKey) bool {
-	return a.Cluster == b.Cluster && a.JobID == b.JobID && a.Restarts == b.Restarts
+// sameAttempt compares a job's name with what a plugin told of it: Slurm 22.05
+// tells the plugin of a batch step 0 restarts whatever their number, and of two
+// attempts of a job the first has ended before the second starts.
+func sameAttempt(known, told pipefill.JobKey) bool {
+	return known.Cluster == told.Cluster && known.JobID == told.JobID && (known.Restarts == told.Restarts || told.Restarts == 0)
 }
 
 // want asks the controller about a job, once, and answers for it meanwhile.

@@ -244,7 +244,7 @@ func (n *node) take(orders []pipefill.Assignment) {
 		case pipefill.AssignmentReserved, pipefill.AssignmentReleased:
 			if a.ID > 0 && a.Job.JobID > 0 && a.Device.Validate() == nil {
 				n.orders[a.ID] = a
-				n.wants = slices.DeleteFunc(n.wants, func(w *want) bool { return sameAttempt(w.job, a.Job) })
+				n.wants = slices.DeleteFunc(n.wants, func(w *want) bool { return sameAttempt(a.Job, w.job) })
 			}
 		}
 	}
