@@ -145,7 +145,7 @@ func (d *drain) cycle(share float64, guard, least time.Duration) pipefill.Bubble
 			continue
 		}
 		length := b.lengths.quantile(1)
-		usable := min(int64(float64(length)*share), length-int64(guard))
+		usable := usableOf(length, share, guard)
 		if usable < int64(least) {
 			continue
 		}
@@ -154,4 +154,12 @@ func (d *drain) cycle(share float64, guard, least time.Duration) pipefill.Bubble
 		})
 	}
 	return c
+}
+
+// usableOf is usable() of spank/lib_main.c, without the least length.
+func usableOf(length int64, share float64, guard time.Duration) int64 {
+	if share > 1 {
+		return int64(float64(length)*share) - int64(guard)
+	}
+	return min(int64(float64(length)*share), length-int64(guard))
 }

@@ -217,13 +217,16 @@ static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 
 	if (predicted_ns <= guard_ns)
 		return 0;
-	if (share_ppm > 1000000)
-		share_ppm = 1000000;
-	/* Both bounds count from the start: at most the share of the bubble,
-	 * and nothing within the guard. */
+	if (share_ppm > PF_SHARE_MAX_PPM)
+		share_ppm = PF_SHARE_MAX_PPM;
 	usable_ns = predicted_ns / 1000000u * share_ppm +
 		    predicted_ns % 1000000u * share_ppm / 1000000u;
-	if (usable_ns > predicted_ns - guard_ns)
+	/* Both bounds count from the start: at most the share of the bubble,
+	 * and nothing within the guard. A share over one is for fill work that
+	 * gives way by itself, and moves the guard beyond the predicted end. */
+	if (share_ppm > 1000000u)
+		usable_ns -= guard_ns;
+	else if (usable_ns > predicted_ns - guard_ns)
 		usable_ns = predicted_ns - guard_ns;
 	return usable_ns < LOAD(main->control->min_ns) ? 0 : usable_ns;
 }

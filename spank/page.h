@@ -26,6 +26,8 @@
 #define PF_CONTROL_SIZE 4096u
 #define PF_FILL_SIZE 4096u
 
+#define PF_SHARE_MAX_PPM 2000000u
+
 #define PF_RING_EVENTS 1008u /* 1008 * 64 bytes + 1024 = 65536 */
 
 /* Word: bit 0 open, the rest a count of openings. A futex on cpu devices. */
@@ -96,7 +98,8 @@ struct pf_control_page {
 	_Atomic uint32_t enabled;   /* 16: 0 keeps the gate shut */
 	_Atomic uint32_t wake;      /* 20: 1: futex-wake on word (cpu device
 					 shared by main and fill) */
-	_Atomic uint32_t share_ppm; /* 24: most of a predicted bubble offered */
+	_Atomic uint32_t share_ppm; /* 24: most of a predicted bubble offered;
+					 over 1e6: beyond its predicted end */
 	_Atomic uint32_t control_ppm; /* 28: chance of a control iteration */
 	_Atomic uint64_t seed;        /* 32: of the control hash, equal on all
 					 devices of a main job */

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"pipefill/test/cluster"
@@ -29,7 +30,7 @@ func settings() []setting {
 	// does not cut in: it is the settings that are measured.
 	common := []string{"control: 50%", "budget: 100%"}
 	normal := append([]string{"fill_sched: normal", "guard_ms: 2", "share: 0.97"}, common...)
-	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 1"}, common...)
+	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 1.3", "min_ms: 1"}, common...)
 	return []setting{
 		{"fill chunked, normal priority", 2, normal, 2, 75},
 		{"fill signal, normal priority", 0, normal, 2, 70},
@@ -118,15 +119,25 @@ func (b *bench) startFilled(ctx context.Context, c *cluster.Cluster, s setting) 
 
 // figures reads what the running job has traced so far.
 func figures(c *cluster.Cluster, trainer *workload.Trainer) (measure.Report, error) {
-	traces, err := measure.ReadTraces(filepath.Join(c.Dir, "trace"))
+	traces, err := measure.ReadTraces(filepath.Join(c.Dir, "trace"), trainer.Traces)
 	if err != nil {
 		return measure.Report{}, err
 	}
-	ranks, err := measure.ReadTraces(trainer.Traces)
-	if err != nil {
-		return measure.Report{}, err
+	// The job goes on: its ranks write every 64 iterations, the supervisors ten
+	// times a second.
+	var end int64
+	for i, rank := range traces.Ranks {
+		var last int64
+		for _, span := range rank.Iterations {
+			last = max(last, span.EndNs)
+		}
+		if i == 0 || last < end {
+			end = last
+		}
 	}
-	traces.Ranks = ranks.Ranks
+	for i, fill := range traces.Fills {
+		traces.Fills[i].Readings = slices.DeleteFunc(fill.Readings, func(r measure.Reading) bool { return r.AtNs > end })
+	}
 	return measure.Compute(traces, 0, measure.FillJobCounts{})
 }
 

@@ -60,10 +60,22 @@ type Traces struct {
 	Fills  []Fill
 }
 
-// ReadTraces reads the traces below dir.
-func ReadTraces(dir string) (Traces, error) {
+// ReadTraces reads the traces of one run below dirs.
+func ReadTraces(dirs ...string) (Traces, error) {
 	traces := Traces{Events: map[string][]Event{}}
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	for _, dir := range dirs {
+		if err := traces.readBelow(dir); err != nil {
+			return traces, err
+		}
+	}
+	if len(traces.Ranks) == 0 {
+		return traces, fmt.Errorf("%s: no rank-*.jsonl: the main job wrote no trace", strings.Join(dirs, ", "))
+	}
+	return traces, nil
+}
+
+func (traces *Traces) readBelow(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -88,13 +100,6 @@ func ReadTraces(dir string) (Traces, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return traces, err
-	}
-	if len(traces.Ranks) == 0 {
-		return traces, fmt.Errorf("%s: no rank-*.jsonl: the main job wrote no trace", dir)
-	}
-	return traces, nil
 }
 
 func readRank(path string) (Rank, error) {
