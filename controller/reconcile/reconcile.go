@@ -20,6 +20,8 @@ const (
 	// releasedMs: Slurm starts a released job within a second or two, unless
 	// something else took the node's memory.
 	releasedMs = 60_000
+	// attachMs: the plugin asks for 10 s, and the node's word takes another.
+	attachMs = 15_000
 	// nodeWordMs: a node's account of an end comes with its next sync; Slurm's
 	// may be first.
 	nodeWordMs = 20_000
@@ -140,7 +142,13 @@ func (v View) over(a store.Assignment, said api.NodeAssignment) []Action {
 	if said.Outcome != pipefill.OutcomeEvicted {
 		outcome, reason = pipefill.OutcomeLost, "Slurm requeued the job"
 	}
-	return v.back(a, outcome, reason, true)
+	return v.back(a, outcome, reason, started(a.State) || started(said.State) ||
+		said.State == pipefill.AssignmentEnded || said.State == "")
+}
+
+// started tells whether a node has let a job attach.
+func started(s pipefill.AssignmentState) bool {
+	return s == pipefill.AssignmentAttached || s == pipefill.AssignmentRunning
 }
 
 // back ends an assignment and sends its job back to the queue, or ends it too
@@ -244,6 +252,10 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 	switch {
 	case a.State == pipefill.AssignmentReserved || job.Nodes != a.Node:
 		// Slipped past the hold: it never ran, whatever its right to requeue.
+		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
+	case job.StartMs > 0 && v.NowMs-job.StartMs > attachMs && !v.lost(a.Node) && !started(a.State) && !started(said.State) &&
+		said.State != pipefill.AssignmentEnded:
+		// Its slot went away meanwhile: the plugin holds it back, in vain.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
 	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeEvicted,
 		said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeLost,

@@ -100,14 +100,16 @@ func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, rea
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return err
 		}
-		var job int64
-		if err := tx.QueryRowContext(ctx, "SELECT fill_job_id FROM assignment WHERE id = ?", id).Scan(&job); err != nil {
+		var job, unstarted int64
+		err = tx.QueryRowContext(ctx, "SELECT fill_job_id, attached_ms = 0 AND running_ms = 0 FROM assignment WHERE id = ?", id).Scan(&job, &unstarted)
+		if err != nil {
 			return err
 		}
 		if jobOutcome != "" {
 			return endJob(ctx, tx, job, jobOutcome, reason, nowMs)
 		}
-		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1 WHERE id = ? AND outcome = ''", job)
+		// An attempt that never started costs a --no-requeue job nothing.
+		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1, attempts = attempts - ? WHERE id = ? AND outcome = ''", unstarted, job)
 		return err
 	})
 }

@@ -87,14 +87,20 @@ func TestStore_OneLiveAssignmentOfAJobAndADevice(t *testing.T) {
 	if _, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 1); err == nil {
 		t.Error("a second live assignment on a device")
 	}
+	must(t, s.Advance(t.Context(), id, pipefill.AssignmentAttached, 1))
 	must(t, s.End(t.Context(), id, pipefill.OutcomeEvicted, "main job ended", 0, "", 2))
-	if _, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 3); err != nil {
+	second, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 3)
+	if err != nil {
 		t.Errorf("a freed device: %v", err)
 	}
+	must(t, s.End(t.Context(), second, pipefill.OutcomeLost, "the slot went away", 0, "", 4))
 	open, err := s.OpenJobs(t.Context())
 	must(t, err)
 	if !open[0].Front || open[0].Attempts != 1 {
 		t.Errorf("evicted job %+v, want it in front after one attempt", open[0])
+	}
+	if !open[1].Front || open[1].Attempts != 0 {
+		t.Errorf("job %+v, want none of its attempts to count: it never started", open[1])
 	}
 }
 
