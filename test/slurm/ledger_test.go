@@ -195,13 +195,16 @@ func busy(ms int) string {
 	return fmt.Sprintf("echo begun; i=0; while [ $i -lt %d ]; do i=$((i+1)); done; echo ended", ms*600)
 }
 
-// noneDrained fails where a node is anything but in service.
+// noneDrained fails where a node was taken out of service.
 func (c *cluster) noneDrained(t *testing.T) {
 	t.Helper()
-	for line := range strings.Lines(c.must(t, "root", "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T %E")) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[1] != "idle" && f[1] != "mixed" && f[1] != "allocated" && f[1] != "completing" {
-			t.Errorf("sinfo: %s", line)
+	out := c.must(t, "root", "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T %E")
+	if strings.Count(out, "\n") != 2 {
+		t.Errorf("sinfo: %q", out)
+	}
+	for _, bad := range []string{"drain", "down", "fail"} {
+		if strings.Contains(out, bad) {
+			t.Errorf("sinfo: %s", out)
 		}
 	}
 }
