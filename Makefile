@@ -8,11 +8,12 @@ MAINS := pipefilld pipefillctld pipefill-cli
 # go-nvml resolves its symbols lazily; -z now (hardened toolchains) would kill the daemon without a driver.
 GOFLAGS_BUILD := -trimpath -ldflags='-extldflags=-Wl,-z,lazy'
 export CGO_ENABLED = 1
+export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir pythondir docdir
 # A group or world writable build folder must never be trusted by root.
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo go-binaries clean
+.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk)
@@ -37,7 +38,7 @@ setup:
 	packaging/setup
 
 test: setup
-	$(MAKE) check-c check-go check-py check-slurm check-demo
+	$(MAKE) check-c check-go check-py check-install check-slurm check-demo
 
 # Needs root: starts Slurm's daemons and makes users pf_train, pf_ann, pf_bob, pf_rest.
 demo: setup
@@ -64,8 +65,13 @@ check-demo: all
 	$(GO) run ./test/demo --short --build $(BUILD) --out $(BUILD)/check-demo
 	$(PYTHON) test/audit/audit.py $(BUILD)/check-demo
 
+# DESTDIR= prefix= and the rest: packaging/install names them.
 install: all
 	BUILD=$(BUILD) packaging/install
+
+# As it is installed: every file, and again over what an administrator has edited.
+check-install: all
+	$(GO) test -count=1 -tags install ./test/install
 
 lint:
 	packaging/lint
