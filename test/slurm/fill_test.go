@@ -30,6 +30,12 @@ func needBuilt(t *testing.T, names ...string) {
 // in each iteration of 70 ms.
 func (c *cluster) trainer(t *testing.T, iterations int, options ...string) int64 {
 	t.Helper()
+	return c.slowTrainer(t, iterations, 25, options...)
+}
+
+// slowTrainer is trainer with bubbles of another length.
+func (c *cluster) slowTrainer(t *testing.T, iterations, bubbleMs int, options ...string) int64 {
+	t.Helper()
 	for _, file := range []string{"../../build/libpipefill.so", "testdata/bubbles.py"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -39,7 +45,7 @@ func (c *cluster) trainer(t *testing.T, iterations int, options ...string) int64
 			t.Fatal(err)
 		}
 	}
-	script := fmt.Sprintf("srun /usr/bin/python3 %[1]s/lib/bubbles.py %[1]s/lib/libpipefill.so %[2]d 10 25", c.dir, iterations)
+	script := fmt.Sprintf("srun /usr/bin/python3 %[1]s/lib/bubbles.py %[1]s/lib/libpipefill.so %[2]d 10 %[3]d", c.dir, iterations, bubbleMs)
 	out := c.output(t, "train")
 	return c.sbatch(t, "pf_train", script, append([]string{"-p", "main", "-N2", "--ntasks-per-node=1", "-c2", "--mem=1000", "-o", out}, options...)...)
 }

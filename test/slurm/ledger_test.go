@@ -31,6 +31,7 @@ type reading struct {
 type opening struct {
 	BeginNs, EndNs int64
 	CPUNs          int64 // used within
+	BeforeCPUNs    int64 // used before
 }
 
 // openings reads what the supervisors of a fill job's attempts traced: all its
@@ -69,7 +70,7 @@ func readOpenings(t *testing.T, path string, id int64) []opening {
 			return nil
 		case r.Job != 0: // another supervisor takes over
 		case r.Open:
-			list, before = append(list, opening{BeginNs: r.AtNs}), r.CPUNs
+			list, before = append(list, opening{BeginNs: r.AtNs, BeforeCPUNs: r.CPUNs}), r.CPUNs
 		case len(list) > 0 && list[len(list)-1].EndNs == 0:
 			list[len(list)-1].EndNs, list[len(list)-1].CPUNs = r.AtNs, r.CPUNs-before
 		}
@@ -206,5 +207,35 @@ func (c *cluster) noneDrained(t *testing.T) {
 		if strings.Contains(out, bad) {
 			t.Errorf("sinfo: %s", out)
 		}
+	}
+}
+
+// checkRunaway holds that a chunked fill job which ignored its gate was stopped
+// from outside after a few openings, and that what it ran outside was charged
+// as an overrun.
+func (c *cluster) checkRunaway(t *testing.T, id int64) {
+	t.Helper()
+	var outside time.Duration
+	var count int
+	for _, list := range c.openings(t, id) {
+		count += len(list)
+		for i := 1; i < len(list); i++ {
+			outside += time.Duration(list[i].BeforeCPUNs - list[i-1].BeforeCPUNs - list[i-1].CPUNs)
+		}
+	}
+	row := c.charged(t, id)
+	poll(func() bool {
+		row = c.charged(t, id)
+		return row.CPUMs >= 1900
+	})
+	t.Logf("%d openings, %s outside them, charged %+v", count, outside, row)
+	// Three openings, each with its grace of 5 ms and a stop. Next to others'
+	// programs a fill job at idle priority hardly gets to run outside at all.
+	if count < 5 || outside > 100*time.Millisecond {
+		t.Errorf("it ran for %s outside of its %d openings", outside, count)
+	}
+	counted := time.Duration(row.OverrunMs) * time.Millisecond
+	if outside > 10*time.Millisecond && counted < outside/2 || row.DeviceMs < row.CPUMs {
+		t.Errorf("charged %+v, and it ran for %s outside of its openings", row, outside)
 	}
 }

@@ -1,0 +1,140 @@
+//go:build slurm
+
+package slurmtest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"pipefill/controller/slurm"
+)
+
+// TestPlugin meets main jobs with daemons that are absent, hang or lie: the job
+// ends as it does without the plugin, and no node is taken out of service.
+func TestPlugin(t *testing.T) {
+	needBuilt(t, "spank_pipefill.so")
+	c := newCluster(t, "--no-daemons")
+
+	// Both steps, the batch script's and srun's, with output and exit codes.
+	const script = "echo batch; srun sh -c 'echo rank $SLURM_PROCID; exit 3'; echo srun $?; exit 5"
+	run := func(t *testing.T, name string, options ...string) string {
+		t.Helper()
+		out := c.output(t, name)
+		id := c.sbatch(t, "pf_train", script, append([]string{"-p", "main", "-N1", "-w", "n0", "-o", out}, options...)...)
+		j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
+		var kept []string
+		for line := range strings.Lines(c.read(t, out)) {
+			if !strings.HasPrefix(line, "srun: error") { // names job and host
+				kept = append(kept, line)
+			}
+		}
+		return fmt.Sprintf("%s %d %d %q", j.State, j.ExitCode, j.Signal, kept)
+	}
+	plain := run(t, "plain")
+	if want := `FAILED 5 0 ["batch\n" "rank 0\n" "srun 3\n" ""]`; plain != want && plain != strings.Replace(want, ` ""]`, "]", 1) {
+		t.Fatalf("without --pipefill the job ends as %s", plain)
+	}
+
+	socket := c.dir + "/run/n0/attach.sock"
+	says := func(text string) func(net.Conn) error {
+		return func(conn net.Conn) error {
+			_, err := conn.Write([]byte(text))
+			return err
+		}
+	}
+	for name, reply := range map[string]func(net.Conn) error{
+		"silent":                     nil,
+		"shutting the door":          func(net.Conn) error { return nil },
+		"answering garbage":          says("\x00\xff=\n\n==\xfe" + strings.Repeat("x", 4000)),
+		"answering too much":         says("ok\ndir=" + strings.Repeat("/x", 8000) + "\ndevices=\n"),
+		"answering ok to everything": says("ok\n"),
+		"answering with an error":    says("error\nmessage=%s%n%s%n\n"),
+	} {
+		t.Run("daemon "+name, func(t *testing.T) {
+			asked := answer(t, socket, reply)
+			if got := run(t, "hooked", "--pipefill"); got != plain {
+				t.Errorf("the main job ends as %s, without --pipefill as %s", got, plain)
+			}
+			if asked.Load() == 0 {
+				t.Error("the plugin asked nobody")
+			}
+			if got := run(t, "other"); got != plain {
+				t.Errorf("a job without --pipefill ends as %s, before as %s", got, plain)
+			}
+			c.noneDrained(t)
+		})
+	}
+	t.Run("daemon hanging in accept", func(t *testing.T) {
+		l := listen(t, socket) // the kernel takes connections, up to the backlog
+		defer func() { _ = l.Close() }()
+		for _, options := range [][]string{{"--pipefill"}, nil} {
+			if got := run(t, "hooked", options...); got != plain {
+				t.Errorf("with %q a job ends as %s, before as %s", options, got, plain)
+			}
+		}
+		c.noneDrained(t)
+	})
+	t.Run("daemon absent", func(t *testing.T) {
+		if got := run(t, "hooked", "--pipefill"); got != plain {
+			t.Errorf("the main job ends as %s, without --pipefill as %s", got, plain)
+		}
+		c.noneDrained(t)
+	})
+	t.Run("socket that is a file", func(t *testing.T) {
+		if err := os.WriteFile(socket, []byte("ok\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := run(t, "hooked", "--pipefill"); got != plain {
+			t.Errorf("the main job ends as %s, without --pipefill as %s", got, plain)
+		}
+		c.noneDrained(t)
+	})
+}
+
+// answer serves socket until the test ends: it takes each connection, reads a
+// request and answers; a nil reply never does. It counts the requests.
+func answer(t *testing.T, socket string, reply func(net.Conn) error) *atomic.Int64 {
+	t.Helper()
+	l := listen(t, socket)
+	var asked atomic.Int64
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			// The plugin may have given up already: then there is nobody to answer.
+			if n, err := conn.Read(make([]byte, 8192)); err == nil && n > 0 {
+				asked.Add(1)
+				if reply != nil {
+					_ = reply(conn)
+				}
+			}
+			if reply != nil {
+				_ = conn.Close()
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		served.Wait()
+	})
+	return &asked
+}
+
+func listen(t *testing.T, socket string) net.Listener {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "unixpacket", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
