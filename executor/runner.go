@@ -224,9 +224,9 @@ func (r *runner) close(now int64) {
 	}
 	cpuAtShut := r.valve.cpuNs()
 	lenient := r.lenient()
-	if r.trace != nil && lenient {
+	if r.trace != nil {
 		r.trace.reading(now, cpuAtShut, false)
-		if r.fill.Opening.Load() == uint64(r.word&^wordOpen|wordOpen) {
+		if lenient && r.fill.Opening.Load() == uint64(r.word&^wordOpen|wordOpen) {
 			r.trace.opening(int64(r.super.LastOpenNs.Load()), int64(r.fill.FirstNs.Load()))
 		}
 	}
@@ -249,7 +249,7 @@ func (r *runner) close(now int64) {
 			r.super.Overruns.Add(1)
 		}
 	}
-	if r.trace != nil && !lenient {
+	if r.trace != nil && stoppedAt > now {
 		r.trace.reading(stoppedAt, cpuAtStop, false)
 	}
 }
