@@ -14,7 +14,7 @@ import (
 func (p *program) configCommand() *cli.Command {
 	return &cli.Command{
 		Name: "config", Usage: "work with configuration files", OnUsageError: usageError,
-		Action: func(c *cli.Context) error { return usage("config: write config check FILE...") },
+		Action: func(*cli.Context) error { return usage("config: write config check FILE...") },
 		Subcommands: []*cli.Command{command(&cli.Command{
 			Name: "check", Usage: "check pipefilld.yaml and pipefillctld.yaml files: every mistake, with its rule", ArgsUsage: "FILE...",
 			Action: func(c *cli.Context) error {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,9 +134,7 @@ func parseSlurmConf(text string) slurmConf {
 		if _, ok := pairs["nodename"]; ok || len(fields) == 0 {
 			continue
 		}
-		for key, value := range pairs {
-			conf.values[key] = value
-		}
+		maps.Copy(conf.values, pairs)
 	}
 	return conf
 }

@@ -62,7 +62,7 @@ func Run(ctx context.Context, args []string, env Env) int {
 	p := &program{env: env}
 	// Only --help: -h is squeue's word for "no header".
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Usage: "show help"}
-	err := p.app().RunContext(ctx, args)
+	err := p.app().RunContext(ctx, args) //nolint:contextcheck // urfave/cli hands the context on in its own
 	if err == nil {
 		return 0
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
@@ -140,13 +139,6 @@ func limit(ms int64) string {
 		return "UNLIMITED"
 	}
 	return elapsed(ms)
-}
-
-func stamp(ms int64) string {
-	if ms <= 0 {
-		return "N/A"
-	}
-	return time.UnixMilli(ms).Format("2006-01-02T15:04:05")
 }
 
 // size writes bytes with a unit.

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,10 +107,8 @@ func inPartition(n slurm.Node, partitions string) bool {
 		return true
 	}
 	for p := range strings.SplitSeq(partitions, ",") {
-		for _, have := range n.Partitions {
-			if have == p {
-				return true
-			}
+		if slices.Contains(n.Partitions, p) {
+			return true
 		}
 	}
 	return false

@@ -79,7 +79,7 @@ func WithPeer(ctx context.Context, conn net.Conn) context.Context {
 	}
 	var cred *unix.Ucred
 	if controlErr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a descriptor fits an int
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); controlErr != nil || err != nil {
 		return ctx
 	}

@@ -97,7 +97,7 @@ func (c *cgroups) group(id int64, dev device.Device) *group {
 // nodes that are not this fill job's.
 func (g *group) create(others []device.Node) error {
 	for _, dir := range g.dirs() {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as all groups are
 			return fmt.Errorf("make group: %w", err)
 		}
 	}
@@ -167,7 +167,7 @@ func (g *group) add(pid int) error {
 			if moved[p] {
 				continue
 			}
-			if err := g.move(p); err != nil && !(p != pid && errors.Is(err, unix.ESRCH)) {
+			if err := g.move(p); err != nil && (p == pid || !errors.Is(err, unix.ESRCH)) {
 				return err
 			}
 			moved[p], fresh = true, fresh+1
@@ -296,7 +296,7 @@ func (g *group) kill() error {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, serr := os.Stat(g.unified); serr != nil {
+	if _, err := os.Stat(g.unified); errors.Is(err, fs.ErrNotExist) {
 		return nil // the group is gone, and so is what was in it
 	}
 	// Before Linux 5.14: frozen, so that nobody forks away from the signal.

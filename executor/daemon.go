@@ -167,7 +167,7 @@ func (d *daemon) serve(ctx context.Context) error {
 			errs[i] = part(ctx)
 		})
 	}
-	d.log.Info("pipefilld started", "node", d.cfg.Node, "version", pipefill.Version(), "devices", len(d.devices))
+	d.log.InfoContext(ctx, "pipefilld started", "node", d.cfg.Node, "version", pipefill.Version(), "devices", len(d.devices))
 	group.Wait()
 	return errors.Join(errs...)
 }
@@ -176,7 +176,7 @@ func (d *daemon) serve(ctx context.Context) error {
 func (d *daemon) notify(ctx context.Context) error {
 	tell := func(state string) {
 		if _, err := systemd.SdNotify(false, state); err != nil {
-			d.log.Debug("systemd not told", "err", err)
+			d.log.DebugContext(ctx, "systemd not told", "err", err)
 		}
 	}
 	tell(systemd.SdNotifyReady)

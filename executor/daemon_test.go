@@ -85,7 +85,8 @@ func (c *fakeController) order(change func(*api.NodeOrders)) {
 }
 
 // assignment is what the node last said of an assignment.
-func (c *fakeController) assignment(id int64) api.NodeAssignment {
+func (c *fakeController) assignment() api.NodeAssignment {
+	const id = 7
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, a := range c.last.Assignments {
@@ -341,7 +342,7 @@ func (s *site) fillRuns(t *testing.T, text string) (*page[mainPage], *script) {
 		t.Fatalf("fill in another partition: %q", got)
 	}
 	s.assign(7)
-	within(t, 5*time.Second, "the reservation to be told back", func() bool { return s.assignment(7).State == pipefill.AssignmentReserved })
+	within(t, 5*time.Second, "the reservation to be told back", func() bool { return s.assignment().State == pipefill.AssignmentReserved })
 	want := "ok\nassignment=7\ndevice=cpu:0\nmode=signal\nmem_bytes=0\ndir=" + s.cfg.RunDir + "\n"
 	if got := s.plugin(t, "fill", fillKeys, "pid=1", "partition=pipefill", "options="); got != want {
 		t.Fatalf("fill: %q", got)
@@ -360,7 +361,11 @@ func (s *site) leave(t *testing.T, keys string, sc *script) {
 	if sc != nil {
 		var exit *exec.ExitError
 		if err := sc.cmd.Wait(); errors.As(err, &exit) {
-			status = int(exit.Sys().(syscall.WaitStatus))
+			ws, ok := exit.Sys().(syscall.WaitStatus)
+			if !ok {
+				t.Fatal("no wait status")
+			}
+			status = int(ws)
 		}
 	}
 	if got := s.plugin(t, "leave", keys, fmt.Sprintf("status=%d", status)); got != "ok\n" {
@@ -368,10 +373,10 @@ func (s *site) leave(t *testing.T, keys string, sc *script) {
 	}
 }
 
-func (s *site) awaitEnd(t *testing.T, id int64, want pipefill.Outcome) api.NodeAssignment {
+func (s *site) awaitEnd(t *testing.T, want pipefill.Outcome) api.NodeAssignment {
 	t.Helper()
-	within(t, 10*time.Second, "the assignment to end", func() bool { return s.assignment(id).State == pipefill.AssignmentEnded })
-	a := s.assignment(id)
+	within(t, 10*time.Second, "the assignment to end", func() bool { return s.assignment().State == pipefill.AssignmentEnded })
+	a := s.assignment()
 	if a.Outcome != want {
 		t.Errorf("outcome %s (%s), want %s", a.Outcome, a.Reason, want)
 	}
@@ -381,14 +386,14 @@ func (s *site) awaitEnd(t *testing.T, id int64, want pipefill.Outcome) api.NodeA
 func TestDaemon_AFillJobRunsInBubblesAndCompletes(t *testing.T) {
 	s := newSite(t)
 	main, sc := s.fillRuns(t, "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; exit 0")
-	within(t, 5*time.Second, "running", func() bool { return s.assignment(7).State == pipefill.AssignmentRunning })
+	within(t, 5*time.Second, "running", func() bool { return s.assignment().State == pipefill.AssignmentRunning })
 	if used := s.used(); used.CPUNs != 0 {
 		t.Errorf("used %+v before the gate was ever open", used)
 	}
 	stop := bubbles(t, main.at)
 	s.leave(t, fillKeys, sc)
 	stop()
-	s.awaitEnd(t, 7, pipefill.OutcomeCompleted)
+	s.awaitEnd(t, pipefill.OutcomeCompleted)
 	within(t, 5*time.Second, "its usage", func() bool { u := s.used(); return u.CPUNs > 10e6 && u.DeviceNs > u.CPUNs/2 && u.Openings > 0 })
 	t.Logf("used %+v", s.used())
 	for _, dir := range []string{"unified", "cpuset"} {
@@ -398,7 +403,7 @@ func TestDaemon_AFillJobRunsInBubblesAndCompletes(t *testing.T) {
 	}
 	// The controller wrote it down: nothing is left on disk.
 	s.order(func(o *api.NodeOrders) { o.Assignments, o.Forget = nil, []int64{7} })
-	within(t, 5*time.Second, "it to be forgotten", func() bool { return s.assignment(7).ID == 0 })
+	within(t, 5*time.Second, "it to be forgotten", func() bool { return s.assignment().ID == 0 })
 	if left, _ := filepath.Glob(filepath.Join(s.cfg.StateDir, "assignment-*")); len(left) > 0 {
 		t.Error("left on disk: ", left)
 	}
@@ -415,7 +420,7 @@ func TestDaemon_AFailingScriptFails(t *testing.T) {
 	stop := bubbles(t, main.at)
 	s.leave(t, fillKeys, sc)
 	stop()
-	if a := s.awaitEnd(t, 7, pipefill.OutcomeFailed); a.ExitCode != 3 || a.Reason != "exit status 3" {
+	if a := s.awaitEnd(t, pipefill.OutcomeFailed); a.ExitCode != 3 || a.Reason != "exit status 3" {
 		t.Errorf("%+v", a)
 	}
 }
@@ -437,7 +442,7 @@ func TestDaemon_TheMainJobsEndEvicts(t *testing.T) {
 		t.Error("the script's handler of SIGTERM did not run")
 	}
 	s.leave(t, fillKeys, sc)
-	s.awaitEnd(t, 7, pipefill.OutcomeEvicted)
+	s.awaitEnd(t, pipefill.OutcomeEvicted)
 	within(t, 5*time.Second, "the slot to vanish", func() bool { return len(s.sync().Mains) == 0 })
 }
 
@@ -453,15 +458,15 @@ func TestDaemon_WhatDoesNotMindIsKilled(t *testing.T) {
 		t.Errorf("epilog: %q", got)
 	}
 	s.leave(t, fillKeys, sc)
-	s.awaitEnd(t, 7, pipefill.OutcomeEvicted)
+	s.awaitEnd(t, pipefill.OutcomeEvicted)
 }
 
 func TestDaemon_CancelledByTheController(t *testing.T) {
 	s := newSite(t)
 	_, _ = s.fillRuns(t, "while :; do :; done")
-	within(t, 5*time.Second, "running", func() bool { return s.assignment(7).State == pipefill.AssignmentRunning })
+	within(t, 5*time.Second, "running", func() bool { return s.assignment().State == pipefill.AssignmentRunning })
 	s.order(func(o *api.NodeOrders) { o.Assignments = nil })
-	s.awaitEnd(t, 7, pipefill.OutcomeCancelled)
+	s.awaitEnd(t, pipefill.OutcomeCancelled)
 }
 
 func TestDaemon_GoesOnAfterItsOwnRestart(t *testing.T) {
@@ -474,10 +479,10 @@ func TestDaemon_GoesOnAfterItsOwnRestart(t *testing.T) {
 	})
 	s.stop() // its supervisor and the main job go on
 	s.start(t)
-	within(t, 5*time.Second, "the assignment to be known again", func() bool { return s.assignment(7).State == pipefill.AssignmentRunning })
+	within(t, 5*time.Second, "the assignment to be known again", func() bool { return s.assignment().State == pipefill.AssignmentRunning })
 	s.leave(t, fillKeys, sc) // ends only if the gate opens for it again
 	stop()
-	s.awaitEnd(t, 7, pipefill.OutcomeCompleted)
+	s.awaitEnd(t, pipefill.OutcomeCompleted)
 	within(t, 5*time.Second, "its usage", func() bool { return s.used().CPUNs > 10e6 })
 	if got := s.sync().Mains; len(got) != 1 || got[0].Device != "cpu:0" {
 		t.Errorf("main jobs %+v", got)

@@ -74,8 +74,11 @@ func (n *node) attachFill(key pipefill.JobKey, uid uint32, step, partition, opti
 			return nil, replyWait, nil
 		}
 		f, err := n.startFill(a, step, options)
-		if err != nil || f == nil {
-			return nil, replyNone, err
+		if errors.Is(err, errNoSlot) {
+			return nil, replyNone, nil
+		}
+		if err != nil {
+			return nil, reply{}, err
 		}
 		delete(n.orders, id)
 		a = f.rec.Assignment
@@ -160,13 +163,16 @@ func (n *node) slot(a pipefill.Assignment) *mainDevice {
 	return nil
 }
 
+// errNoSlot: an assignment cannot be taken up as it is; its job is not to run.
+var errNoSlot = errors.New("no slot for this assignment")
+
 // startFill makes an assignment's groups, pages and supervisor, all shut, and
 // writes it down as attached.
 func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob, error) {
 	d := n.slot(a)
 	if d == nil {
 		n.log.Warn("fill job without its slot", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device)
-		return nil, nil
+		return nil, errNoSlot
 	}
 	if a.Mode == "" {
 		if a.Mode = fillMode(options); a.Mode == "" {
@@ -175,7 +181,7 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 	}
 	if a.Device.Kind() == pipefill.KindGPU && a.Mode == pipefill.ModeSignal {
 		n.log.Warn("fill job refused: stopping a process does not stop its kernels", "fill_job_id", a.Job.JobID)
-		return nil, nil
+		return nil, errNoSlot
 	}
 	a.State = pipefill.AssignmentAttached
 	f := &fillJob{

@@ -67,8 +67,11 @@ func TestGovernor_ShrinksUntilItFits(t *testing.T) {
 func TestGovernor_PairsOnlyNeighbours(t *testing.T) {
 	g := newGovernor(0.01, 0.9, 0)
 	for _, it := range []iteration{
-		{number: 1, length: 100, control: false}, {number: 3, length: 100, control: true}, {number: 4, length: 110},
-		{number: 9, length: 100, control: true}, {number: 10, length: 100, control: true},
+		{number: 1, length: 100, control: false},
+		{number: 3, length: 100, control: true},
+		{number: 4, length: 110},
+		{number: 9, length: 100, control: true},
+		{number: 10, length: 100, control: true},
 	} {
 		g.observe(it)
 	}

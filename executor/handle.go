@@ -228,11 +228,11 @@ func (n *node) awaitEmpty(ctx context.Context, left []*fillJob) (reply, error) {
 }
 
 // gate answers gate.sock, which every user can open.
-func (n *node) gate(_ context.Context, r request) (reply, []*os.File) {
+func (n *node) gate(ctx context.Context, r request) (reply, []*os.File) {
 	p, err := readPeer(r.pid, r.uid, n.groups.name)
 	if err != nil {
 		// The reason may tell a stranger of others' jobs: it goes to the log.
-		n.log.Info("page refused", "verb", r.verb, "uid", r.uid, "pid", r.pid, "err", err)
+		n.log.InfoContext(ctx, "page refused", "verb", r.verb, "uid", r.uid, "pid", r.pid, "err", err)
 		return failed(pipefill.Errorf(pipefill.CodeDenied, "this process is of no job that pipefill knows")), nil
 	}
 	n.mu.Lock()

@@ -79,7 +79,8 @@ func newNode(cfg config, log *slog.Logger, groups *cgroups, devices []device.Dev
 		return nil, err
 	}
 	n := &node{
-		cfg: cfg, log: log, now: time.Now, mono: monotonicNs, groups: groups, devices: devices, self: self,
+		cfg: cfg, log: log, now: time.Now, //nolint:forbidigo // the clock is handed on from here
+		mono: monotonicNs, groups: groups, devices: devices, self: self,
 		state: state{cfg.StateDir, store}, mains: map[int64]*mainJob{}, fills: map[int64]*fillJob{},
 		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, poke: make(chan struct{}, 1),
 		beats: map[*controlPage]bool{},

@@ -14,8 +14,7 @@ import (
 // offsets prints "struct.field offset size" for every tagged field.
 func offsets(name string, t reflect.Type, base uintptr) []string {
 	var lines []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		switch c := f.Tag.Get("c"); {
 		case f.Anonymous:
 			lines = append(lines, offsets(name, f.Type, base+f.Offset)...)

@@ -24,8 +24,8 @@ const (
 	// would be spent on the switches.
 	shortestOpening = 300 * time.Microsecond
 	// Bounds of the time kept before the deadline for stopping the fill job.
-	marginMin = 100 * time.Microsecond
-	marginMax = 5 * time.Millisecond
+	leastMargin = 100 * time.Microsecond
+	mostMargin  = 5 * time.Millisecond
 	// How often it is looked whether a fill job has stopped, from the first look
 	// to the last, doubling.
 	stopLookFirst = 100 * time.Microsecond
@@ -87,7 +87,7 @@ type runner struct {
 // run returns when it is told to, or when no daemon came for a minute. It
 // always leaves the fill job stopped.
 func (r *runner) run() {
-	r.margin = int64(2 * marginMin)
+	r.margin = int64(2 * leastMargin)
 	r.adopt(r.waiter.nowNs())
 	for {
 		now := r.waiter.nowNs()
@@ -304,7 +304,7 @@ func (r *runner) stop(now int64) int64 {
 			r.super.StopWorstNs.Store(uint64(took))
 		}
 		// Up at once, down slowly: twice the longest of the recent stops.
-		r.margin = min(int64(marginMax), max(int64(marginMin), 2*took, r.margin-r.margin/64))
+		r.margin = min(int64(mostMargin), max(int64(leastMargin), 2*took, r.margin-r.margin/64))
 	}
 	r.super.State.Store(stateFrozen)
 	return at

@@ -29,7 +29,6 @@ type stage struct {
 	spins    bool          // the fill job runs whenever it is not frozen
 	cpu      int64
 	log      []stop
-	ran      int64 // time it could run while the gate was shut for it
 	thawed   int64
 }
 
@@ -111,13 +110,12 @@ func (s *stage) bubble(begin, end, deadline int64) {
 
 func (s *stage) at(at int64, do func()) { s.events = append(s.events, stageEvent{at, do}) }
 
-func (s *stage) play(mode pipefill.Mode, until int64) *runner {
+func (s *stage) play(mode pipefill.Mode, until int64) {
 	s.at(until, func() { s.super.Command.Store(superExit) })
 	s.beating = true
 	s.advance(1)
 	r := &runner{main: &s.main, control: &s.control, fill: &s.fill, super: &s.super, valve: s, waiter: s, mode: mode, cpuBound: true}
 	r.run()
-	return r
 }
 
 func newStage() *stage {

@@ -79,7 +79,7 @@ func (s *server) serve(ctx context.Context) error {
 		}
 		if err != nil {
 			// Out of descriptors: those who hang up give some back.
-			s.log.Warn("client not accepted", "err", err)
+			s.log.WarnContext(ctx, "client not accepted", "err", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -143,7 +143,7 @@ func (s *server) leave(uid uint32) {
 func (s *server) client(ctx context.Context, conn *net.UnixConn, cred *unix.Ucred) {
 	buf := make([]byte, messageMax+1)
 	for ctx.Err() == nil {
-		if err := conn.SetReadDeadline(time.Now().Add(clientIdle)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(clientIdle)); err != nil { //nolint:forbidigo // of the socket, not of a decision
 			return
 		}
 		// Without a buffer for them the kernel closes descriptors sent to us.
@@ -155,7 +155,8 @@ func (s *server) client(ctx context.Context, conn *net.UnixConn, cred *unix.Ucre
 		if flags&unix.MSG_TRUNC != 0 {
 			n = len(buf)
 		}
-		answer, files := reply{}, []*os.File(nil)
+		var answer reply
+		var files []*os.File
 		if m, err = parseMessage(buf[:n]); err != nil {
 			answer = failed(err)
 		} else {
@@ -166,7 +167,7 @@ func (s *server) client(ctx context.Context, conn *net.UnixConn, cred *unix.Ucre
 			_ = f.Close()
 		}
 		if err != nil {
-			s.log.Debug("answer not sent", "verb", m.verb, "err", err)
+			s.log.DebugContext(ctx, "answer not sent", "verb", m.verb, "err", err)
 			return
 		}
 	}
@@ -181,7 +182,7 @@ func send(conn *net.UnixConn, r reply, files []*os.File) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	if err := conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil { //nolint:forbidigo // the same
 		return fmt.Errorf("send: %w", err)
 	}
 	if _, _, err := conn.WriteMsgUnix(r.encode(), oob, nil); err != nil {

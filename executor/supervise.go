@@ -126,7 +126,7 @@ func watchDaemon(r *runner) {
 			r.daemonGone.Store(err == unix.ESRCH)
 		}
 		if fd < 0 || r.daemonGone.Load() {
-			time.Sleep(longestWait)
+			time.Sleep(longestWait) //nolint:forbidigo // nothing can be waited for here
 			continue
 		}
 		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}

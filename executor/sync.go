@@ -44,7 +44,7 @@ func (n *node) syncLoop(ctx context.Context, c controller) error {
 		}
 		n.mu.Lock()
 		if n.faults["controller"] == "" {
-			n.log.Warn("controller not reached", "err", err)
+			n.log.WarnContext(ctx, "controller not reached", "err", err)
 		}
 		n.faults["controller"] = fmt.Sprintf("controller not reached: %v", err)
 		n.mu.Unlock()
@@ -241,6 +241,7 @@ func (n *node) take(orders []pipefill.Assignment) {
 			continue
 		}
 		switch a.State {
+		default: // this node's own word is newer
 		case pipefill.AssignmentReserved, pipefill.AssignmentReleased:
 			if a.ID > 0 && a.Job.JobID > 0 && a.Device.Validate() == nil {
 				n.orders[a.ID] = a

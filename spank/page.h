@@ -95,10 +95,10 @@ struct pf_control_page {
 	uint32_t version;
 	uint32_t size;
 	uint32_t pad;
-	_Atomic uint32_t enabled;   /* 16: 0 keeps the gate shut */
-	_Atomic uint32_t wake;      /* 20: 1: futex-wake on word (cpu device
+	_Atomic uint32_t enabled;     /* 16: 0 keeps the gate shut */
+	_Atomic uint32_t wake;        /* 20: 1: futex-wake on word (cpu device
 					 shared by main and fill) */
-	_Atomic uint32_t share_ppm; /* 24: most of a predicted bubble offered;
+	_Atomic uint32_t share_ppm;   /* 24: most of a predicted bubble offered;
 					 over 1e6: beyond its predicted end */
 	_Atomic uint32_t control_ppm; /* 28: chance of a control iteration */
 	_Atomic uint64_t seed;        /* 32: of the control hash, equal on all

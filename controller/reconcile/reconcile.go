@@ -114,7 +114,7 @@ func (v View) assignment(a store.Assignment) []Action {
 	case job.Ended():
 		return v.ended(a, job, said)
 	case job.Pending() && job.Restarts == a.Job.Restarts:
-		return v.pending(a, job, told)
+		return v.pending(a, job, said, told)
 	case job.Running():
 		return v.running(a, job, said, told)
 	}
@@ -199,7 +199,7 @@ func outcomeOf(job slurm.Job) pipefill.Outcome {
 }
 
 // pending: the way to the device.
-func (v View) pending(a store.Assignment, job slurm.Job, told bool) []Action {
+func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment, told bool) []Action {
 	hold := Action{Kind: Hold, JobID: a.Job.JobID}
 	held := job.Held && job.PinnedNode == ""
 	withdraw := func(outcome pipefill.Outcome, reason string) []Action {
@@ -210,6 +210,15 @@ func (v View) pending(a store.Assignment, job slurm.Job, told bool) []Action {
 		return actions
 	}
 	switch {
+	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeCompleted:
+		// Slurm has forgotten that it started, and it must not run twice.
+		return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
+	case started(a.State) || job.Held && (started(said.State) || said.State == pipefill.AssignmentEnded):
+		actions := v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true)
+		if !held {
+			actions = append([]Action{hold}, actions...)
+		}
+		return actions
 	case v.lost(a.Node):
 		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" does not report")
 	case !v.hasMain(a):
@@ -259,6 +268,8 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
 	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeEvicted,
 		said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeLost,
+		// Slurm runs what the node saw end: it is another attempt under the same name.
+		said.State == pipefill.AssignmentEnded && v.NowMs-said.EndedMs > nodeWordMs,
 		v.lost(a.Node), v.Vacate[a.Node]:
 		return back
 	case told && said.State != a.State && a.State.CanFollow(said.State) && said.State != pipefill.AssignmentEnded &&

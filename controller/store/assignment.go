@@ -81,7 +81,7 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 		return fmt.Errorf("advance assignment %d: not to state %q", id, state)
 	}
 	return s.write(ctx, "advance assignment", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")",
+		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")", //nolint:gosec // both are words of the map above
 			state, nowMs, id)
 		return err
 	})

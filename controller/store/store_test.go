@@ -203,6 +203,6 @@ func TestStore_HotQueriesUseIndices(t *testing.T) {
 			}
 		}
 		must(t, rows.Err())
-		must(t, rows.Close())
+		must(t, rows.Close()) //nolint:sqlclosecheck // of this turn, before the next
 	}
 }

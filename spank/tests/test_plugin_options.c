@@ -121,7 +121,7 @@ static void test_too_long(void)
 
 static void test_environment(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 
 	setenv("SBATCH_PIPEFILL", "budget=2%", 1);

@@ -100,7 +100,7 @@ static struct pf_remote new_remote(const char *dir)
 
 static void test_main_attaches(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -131,7 +131,7 @@ static void test_main_attaches(void)
 static void test_main_unharmed(const char *what, const char *reply,
 			       const char *dir)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -154,7 +154,7 @@ static void test_main_unharmed(const char *what, const char *reply,
 
 static void test_fill(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -181,7 +181,7 @@ static void test_fill(void)
 
 static void test_fill_held_back(const char *what, const char *reply)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -207,7 +207,7 @@ static void test_fill_held_back(const char *what, const char *reply)
 
 static void test_task_not_taken(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -235,7 +235,7 @@ static void test_task_not_taken(void)
 
 static void test_others(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	struct daemon d;
 	struct pf_remote remote;
@@ -277,7 +277,7 @@ static void test_others(void)
 
 static void test_site(void)
 {
-	struct fake_slurm fake;
+	struct fake_slurm fake = { 0 };
 	struct pf_slurm slurm = fake_slurm_new(&fake);
 	char *args[] = { "run_dir=/run/x/%n", "fill_partitions=a,b",
 			 "hold_wait_s=5",     "colour=blue",

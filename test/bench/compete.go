@@ -147,9 +147,9 @@ func (b *bench) startRivals(ctx context.Context, c *cluster.Cluster, r rival, li
 // rivalPids finds the program's processes.
 func rivalPids() []int {
 	var pids []int
-	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline") //nolint:errcheck // the pattern is good
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is good
 	for _, path := range paths {
-		text, err := os.ReadFile(path) //nolint:gosec // of /proc
+		text, err := os.ReadFile(path)
 		pid, err2 := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err == nil && err2 == nil && strings.HasPrefix(string(text), "/usr/bin/python3\x00") && strings.Contains(string(text), "fill_numeric.py\x00") {
 			pids = append(pids, pid)
@@ -190,7 +190,7 @@ type block struct {
 func (b *bench) toggle(ctx context.Context, limit time.Duration) ([]block, error) {
 	var blocks []block
 	for begin := b.now(); b.now().Sub(begin) < limit; {
-		first := rand.IntN(2) == 0 //nolint:gosec // an order, not a secret
+		first := rand.IntN(2) == 0
 		for _, on := range []bool{first, !first} {
 			sig := unix.SIGSTOP
 			if on {
@@ -199,7 +199,7 @@ func (b *bench) toggle(ctx context.Context, limit time.Duration) ([]block, error
 			signalRivals(sig)
 			one := block{on: on, cpu: -rivalCPU()}
 			one.BeginNs = monotonicNs()
-			if err := b.pause(ctx, 3*time.Second+rand.N(2*time.Second)); err != nil { //nolint:gosec // as above
+			if err := b.pause(ctx, 3*time.Second+rand.N(2*time.Second)); err != nil {
 				return nil, err
 			}
 			one.EndNs = monotonicNs()

@@ -17,7 +17,7 @@ func (b *bench) gate(ctx context.Context) error {
 		{"/usr/bin/python3", filepath.Join(b.root, "engine/tests/bench_bubble.py"), filepath.Join(b.build, "libpipefill.so")},
 	}
 	for _, command := range commands {
-		cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // our own programs
+		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.Output()
 		if err != nil {

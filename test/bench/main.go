@@ -37,7 +37,6 @@ type bench struct {
 	stdout      io.Writer
 	now         func() time.Time
 	begin       time.Time
-	rows        []row
 }
 
 // row is one figure of build/bench.json (DESIGN, section 9).
@@ -94,8 +93,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 	}
 	b.begin = b.now()
-	chosen := strings.Split(*only, ",")
-	for _, name := range chosen {
+	for name := range strings.SplitSeq(*only, ",") {
 		if !strings.Contains(","+strings.Join(names, ",")+",", ","+name+",") {
 			return fmt.Errorf("--only %s: there is no part %q: write some of %s", *only, name, strings.Join(names, ","))
 		}
@@ -135,7 +133,7 @@ func (b *bench) add(rows ...row) error {
 	}
 	path := filepath.Join(b.build, "bench.json")
 	var all []row
-	if data, err := os.ReadFile(path); err == nil { //nolint:gosec // our own output
+	if data, err := os.ReadFile(path); err == nil {
 		if err := json.Unmarshal(data, &all); err != nil {
 			return fmt.Errorf("%s: %w: remove it", path, err)
 		}
@@ -152,7 +150,7 @@ func (b *bench) add(rows ...row) error {
 	}
 	data, err := json.MarshalIndent(kept, "", "  ")
 	if err == nil {
-		err = os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // nothing secret
+		err = os.WriteFile(path, append(data, '\n'), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("write rows: %w", err)

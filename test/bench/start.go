@@ -73,7 +73,7 @@ func (b *bench) timeStart(ctx context.Context, c *cluster.Cluster, dir string) (
 		line = fmt.Sprintf("optional %s/lib/spank_pipefill.so run_dir=%s fill_partitions=pipefill\n", c.Dir, dir)
 		options = append(options, "--pipefill")
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, "etc/plugstack.conf"), []byte(line), 0o644); err != nil { //nolint:gosec // Slurm's
+	if err := os.WriteFile(filepath.Join(c.Dir, "etc/plugstack.conf"), []byte(line), 0o644); err != nil {
 		return 0, fmt.Errorf("write plugstack.conf: %w", err)
 	}
 	begin := b.now()
@@ -91,7 +91,7 @@ func deadDaemons(hanging, garbage string) (closeAll func(), err error) {
 		}
 	}
 	for _, dir := range []string{hanging, garbage} {
-		if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as /run/pipefill
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return closeAll, fmt.Errorf("make sockets: %w", err)
 		}
 		for _, name := range []string{"attach.sock", "gate.sock"} {

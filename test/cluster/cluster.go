@@ -51,7 +51,7 @@ func Up(ctx context.Context, root string, log *slog.Logger, switches ...string) 
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // every user's jobs work below it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	if _, err := c.run(ctx, append(append([]string{"up"}, switches...), dir)...); err != nil {
@@ -101,7 +101,7 @@ func (c *Cluster) Stop(ctx context.Context, names ...string) error {
 
 func (c *Cluster) run(ctx context.Context, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, c.script, args...) //nolint:gosec // our own script
+	cmd := exec.CommandContext(ctx, c.script, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("cluster %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
@@ -121,7 +121,7 @@ func (c *Cluster) As(ctx context.Context, name string, args ...string) (string, 
 	if err := errors.Join(err1, err2); err != nil {
 		return "", fmt.Errorf("run as %s: %w", name, err)
 	}
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // what a test or the demo says
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Env = "/tmp", c.Env
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
@@ -183,7 +183,7 @@ func copyFile(to, from string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, text, 0o755) //nolint:gosec // for every user to run
+	return os.WriteFile(to, text, 0o755)
 }
 
 // Folder makes a folder below Dir that every user's jobs may write into.
@@ -191,7 +191,7 @@ func (c *Cluster) Folder(name string) (string, error) {
 	dir := filepath.Join(c.Dir, name)
 	err := os.Mkdir(dir, 0o700)
 	if err == nil {
-		err = os.Chmod(dir, os.ModeSticky|0o777) //nolint:gosec // as /tmp
+		err = os.Chmod(dir, os.ModeSticky|0o777)
 	}
 	if err != nil {
 		return "", fmt.Errorf("make folder: %w", err)

@@ -199,7 +199,7 @@ func (d *demo) keepLists() error {
 	for name, list := range map[string]any{"jobs.json": jobs, "outside.json": outside} {
 		data, err := json.Marshal(list)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(d.out, "traces", name), append(data, '\n'), 0o644) //nolint:gosec // nothing secret
+			err = os.WriteFile(filepath.Join(d.out, "traces", name), append(data, '\n'), 0o644)
 		}
 		errs = append(errs, err)
 	}
@@ -213,9 +213,9 @@ func (d *demo) keepOutputs() error {
 		return fmt.Errorf("keep outputs: %w", err)
 	}
 	for _, path := range append(paths, filepath.Join(filepath.Dir(d.work), "train", "out")) {
-		text, err := os.ReadFile(path) //nolint:gosec // the demo's own folder
+		text, err := os.ReadFile(path)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(d.out, "logs", filepath.Base(path)), text, 0o644) //nolint:gosec // nothing secret
+			err = os.WriteFile(filepath.Join(d.out, "logs", filepath.Base(path)), text, 0o644)
 		}
 		if err != nil {
 			return fmt.Errorf("keep outputs: %w", err)

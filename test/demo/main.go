@@ -96,7 +96,7 @@ func (d *demo) prepare() error {
 	}
 	err := errors.Join(os.RemoveAll(filepath.Join(d.out, "traces")), os.RemoveAll(filepath.Join(d.out, "logs")))
 	if err == nil {
-		err = os.MkdirAll(d.out, 0o755) //nolint:gosec // nothing secret
+		err = os.MkdirAll(d.out, 0o755)
 	}
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
@@ -201,7 +201,7 @@ func (d *demo) report() error {
 		return fmt.Errorf("write report: %w", err)
 	}
 	path := filepath.Join(d.out, "report.json")
-	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil { //nolint:gosec // nothing secret
+	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	d.print(report)

@@ -30,7 +30,7 @@ type reading struct {
 // opening is a stretch in which a fill job was let run; EndNs is 0 while it is.
 type opening struct {
 	BeginNs, EndNs int64
-	CPUNs          int64 // used within
+	CPUNs          int64 // used until the gate shut
 	BeforeCPUNs    int64 // used before
 }
 
@@ -73,6 +73,8 @@ func readOpenings(t *testing.T, path string, id int64) []opening {
 			list, before = append(list, opening{BeginNs: r.AtNs, BeforeCPUNs: r.CPUNs}), r.CPUNs
 		case len(list) > 0 && list[len(list)-1].EndNs == 0:
 			list[len(list)-1].EndNs, list[len(list)-1].CPUNs = r.AtNs, r.CPUNs-before
+		case len(list) > 0: // the gate was shut before, now the fill job has stopped
+			list[len(list)-1].EndNs = r.AtNs
 		}
 	}
 	return list
