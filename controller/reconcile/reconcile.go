@@ -95,12 +95,24 @@ func Decide(v View) []Action {
 		if !assigned[j.JobID] {
 			actions = append(actions, v.unassigned(j)...)
 		}
+		assigned[j.JobID] = true
+	}
+	// Every job that Slurm has not ended was mirrored, unless it ended here: a
+	// slurmctld that was killed may have forgotten that.
+	for id, job := range v.Slurm {
+		if !assigned[id] && !job.Completing && (job.Pending() || job.Running()) {
+			actions = append(actions, Action{Kind: Cancel, JobID: id})
+		}
 	}
 	return actions
 }
 
 // lost tells whether a node has been silent for too long.
 func (v View) lost(name string) bool { return v.NowMs-v.Nodes[name].SeenMs > v.NodeLostMs }
+
+// heard tells whether a node has said anything since the controller started: a
+// node that has not may know better than we do, until it counts as lost.
+func (v View) heard(name string) bool { return v.Nodes[name].Assignments != nil || v.lost(name) }
 
 // assignment decides about a live assignment.
 func (v View) assignment(a store.Assignment) []Action {
@@ -128,7 +140,7 @@ func (v View) forgotten(a store.Assignment, said api.NodeAssignment) []Action {
 		return end(a, pipefill.OutcomeCancelled, pipefill.OutcomeCancelled, "the job is gone from Slurm", 0)
 	case said.State == pipefill.AssignmentEnded:
 		return end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)
-	case said.State == "" || v.lost(a.Node):
+	case v.heard(a.Node) && said.State == "" || v.lost(a.Node):
 		return end(a, pipefill.OutcomeLost, pipefill.OutcomeLost, "the job is gone from Slurm, and node "+a.Node+" does not know how it ended", 0)
 	}
 	return nil // the node still has it, and will say
@@ -167,7 +179,8 @@ func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) 
 	if outcome == pipefill.OutcomeCompleted || a.State == pipefill.AssignmentReserved {
 		return end(a, outcome, outcome, "", job.ExitCode)
 	}
-	if said.State != pipefill.AssignmentEnded && said.State != "" && !v.lost(a.Node) && v.NowMs-job.EndMs < nodeWordMs {
+	waits := said.State != pipefill.AssignmentEnded && said.State != "" && v.Nodes[a.Node].SeenMs-job.EndMs < nodeWordMs
+	if (waits || !v.heard(a.Node)) && !v.lost(a.Node) {
 		return nil // the node will say whether it was evicted
 	}
 	if said.Outcome == pipefill.OutcomeEvicted && outcome != pipefill.OutcomeCancelled {
@@ -221,6 +234,8 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return actions
 	case v.lost(a.Node):
 		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" does not report")
+	case !v.heard(a.Node):
+		return nil
 	case !v.hasMain(a):
 		return withdraw(pipefill.OutcomeEvicted, fmt.Sprintf("main job %d has left %s", a.MainJob.JobID, a.Device))
 	case a.State == pipefill.AssignmentReserved && v.NowMs-a.ReservedMs > reservedMs && !told:
@@ -236,7 +251,9 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return nil // the node is being told
 	case v.NowMs-a.ReleasedMs > releasedMs:
 		return withdraw(pipefill.OutcomeLost, "Slurm did not start it: "+job.Reason)
-	case job.Held || job.PinnedNode != a.Node:
+	case job.Held || job.PinnedNode != a.Node || job.Restarts > 0 && job.EligibleMs > v.NowMs+1000:
+		// A start time given while the attempt before completes does not stick:
+		// Slurm then puts the job off for two minutes.
 		return []Action{{Kind: PinRelease, Assignment: a.ID, JobID: a.Job.JobID, Node: a.Node}}
 	}
 	return nil
@@ -262,7 +279,7 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 	case a.State == pipefill.AssignmentReserved || job.Nodes != a.Node:
 		// Slipped past the hold: it never ran, whatever its right to requeue.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
-	case job.StartMs > 0 && v.NowMs-job.StartMs > attachMs && !v.lost(a.Node) && !started(a.State) && !started(said.State) &&
+	case job.StartMs > 0 && v.NowMs-job.StartMs > attachMs && v.heard(a.Node) && !v.lost(a.Node) && !started(a.State) && !started(said.State) &&
 		said.State != pipefill.AssignmentEnded:
 		// Its slot went away meanwhile: the plugin holds it back, in vain.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}

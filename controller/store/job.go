@@ -108,6 +108,16 @@ func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 	if err != nil {
 		return err
 	}
+	// A slurmctld that was killed comes back with jobs whose end it has not
+	// saved: what has an outcome here is not run again (reconcile cancels it).
+	var over bool
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND uid = ?3
+			AND outcome NOT IN ('', 'lost') AND submit_ms >= ?4 AND restarts >= ?5)
+		AND NOT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND outcome = '')`,
+		j.Cluster, j.JobID, j.UID, j.SubmitMs, j.Restarts).Scan(&over)
+	if err != nil || over {
+		return err
+	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
 			mem_bytes, limit_ms, gpus, requeue, required_nodes, excluded_nodes, unfit, first_ms)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
