@@ -22,6 +22,11 @@ import (
 type Store struct {
 	writer *sql.DB // one connection: several writers starve each other
 	reader *sql.DB
+
+	// OnWrite, where a test sets it, is called before a transaction and after
+	// its commit, with what it is about. An error is the write's, as if the
+	// program had been killed there.
+	OnWrite func(doing string, committed bool) error
 }
 
 // Options of a DSN; set there since a PRAGMA reaches only one pooled connection.
@@ -73,6 +78,11 @@ func (s *Store) Close() error { return errors.Join(s.reader.Close(), s.writer.Cl
 
 // write runs change in one transaction.
 func (s *Store) write(ctx context.Context, doing string, change func(tx *sql.Tx) error) (err error) {
+	if s.OnWrite != nil {
+		if err := s.OnWrite(doing, false); err != nil {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+	}
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
@@ -85,7 +95,10 @@ func (s *Store) write(ctx context.Context, doing string, change func(tx *sql.Tx)
 	if err := change(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil || s.OnWrite == nil {
+		return err
+	}
+	return s.OnWrite(doing, true)
 }
 
 func ignoreDone(err error) error {

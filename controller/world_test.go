@@ -1,0 +1,536 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/controller/slurm"
+	"pipefill/controller/store"
+)
+
+// world is Slurm and two nodes in simulated time, which tell the truth late,
+// fail, forget answers and die; the controller and its database are real.
+type world struct {
+	t    *testing.T
+	rng  *rand.Rand
+	dir  string
+	nowS int64
+
+	jobs  map[int64]*worldJob
+	nodes map[string]*worldNode
+
+	ctl    *Controller
+	store  *store.Store
+	dead   bool // the controller was killed: nothing it does happens
+	writes int
+	killAt int // so many halves of writes from now; 0: never
+
+	slurmFails  float64 // chance that a call fails, half of them after it did its work
+	answersLost float64
+}
+
+type worldJob struct {
+	slurm.Job
+	workS     int  // device seconds it takes
+	once      bool // --no-requeue
+	doneS     int  // in this attempt
+	started   int  // attempts that ran
+	completed int  // attempts that ran to their end
+}
+
+type worldNode struct {
+	name    string
+	main    api.MainDevice
+	hasMain bool
+	away    int64 // until when its daemon is dead
+	orders  map[int64]pipefill.Assignment
+	records map[int64]api.NodeAssignment // durable
+	seen    int64
+	usage   []pipefill.Usage
+	seq     int64
+	charged map[int64]int64 // assignment -> ns, all that the ledger ever held
+	wants   *worldJob
+	mains   map[int64]int64 // assignment -> main job
+}
+
+var (
+	errKilled = errors.New("killed")
+	errSlurm  = pipefill.Errorf(pipefill.CodeUnavailable, "slurmrestd does not answer")
+)
+
+func newWorld(t *testing.T, seed uint64, jobs int) *world {
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), nowS: 1_000_000, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}}
+	for i := range 2 {
+		name := fmt.Sprintf("n%d", i)
+		n := &worldNode{name: name, orders: map[int64]pipefill.Assignment{}, records: map[int64]api.NodeAssignment{}, charged: map[int64]int64{}, mains: map[int64]int64{}}
+		w.nodes[name] = n
+		w.startMain(n)
+	}
+	for i := range jobs {
+		id := int64(100 + i)
+		once := w.rng.IntN(4) == 0
+		w.jobs[id] = &worldJob{workS: 3 + w.rng.IntN(20), once: once, Job: slurm.Job{
+			ID: id, ArrayTask: -1, Name: "fill", UID: 1000, User: "ann", Partition: "pipefill", State: "PENDING", Held: true,
+			SubmitMs: w.ms(), Requeue: !once, Batch: true, TimeLimitMin: 60, NodeCount: 1,
+		}}
+	}
+	w.boot()
+	t.Cleanup(func() { _ = w.store.Close() })
+	return w
+}
+
+func (w *world) ms() int64 { return w.nowS * 1000 }
+
+// boot starts the controller on the database as it is.
+func (w *world) boot() {
+	if w.store != nil {
+		if err := w.store.Close(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	st, err := store.Open(w.t.Context(), w.dir, log)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	st.OnWrite = w.onWrite
+	w.store, w.dead = st, false
+	cfg := defaultConfig()
+	cfg.Cluster = "test"
+	w.ctl = New(cfg, st, w, log, func() time.Time { return time.UnixMilli(w.ms()) })
+}
+
+func (w *world) onWrite(doing string, _ bool) error {
+	if doing == "see jobs" || doing == "see main jobs" {
+		return w.alive() // the mirror: nothing that could be lost
+	}
+	w.writes++
+	if w.killAt > 0 && w.writes == w.killAt {
+		w.dead = true
+	}
+	return w.alive()
+}
+
+func (w *world) alive() error {
+	if w.dead {
+		return errKilled
+	}
+	return nil
+}
+
+// call is what every question to Slurm goes through; it tells whether the work
+// is done, and what the caller is told.
+func (w *world) call() (works bool, err error) {
+	if w.dead {
+		return false, errKilled
+	}
+	if w.rng.Float64() < w.slurmFails {
+		return w.rng.IntN(2) == 0, errSlurm
+	}
+	return true, nil
+}
+
+func (w *world) Jobs(context.Context, []string) ([]slurm.Job, error) {
+	works, err := w.call()
+	if !works || err != nil {
+		return nil, errors.Join(err, w.alive())
+	}
+	var out []slurm.Job
+	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
+		out = append(out, w.jobs[id].Job)
+	}
+	return out, nil
+}
+
+func (w *world) PendingMain(context.Context, []string) ([]slurm.Job, error) { return nil, w.alive() }
+
+func (w *world) Nodes(context.Context) ([]slurm.Node, error) { return nil, w.alive() }
+
+func (w *world) change(id int64, allowed func(*worldJob) bool, do func(*worldJob)) error {
+	works, err := w.call()
+	j := w.jobs[id]
+	if works && !allowed(j) {
+		return pipefill.Errorf(pipefill.CodeInvalid, "job %d is %s", id, j.State)
+	}
+	if works {
+		do(j)
+	}
+	return err
+}
+
+func (w *world) Hold(_ context.Context, id int64) error {
+	return w.change(id, func(j *worldJob) bool { return j.Pending() }, func(j *worldJob) { j.Held, j.PinnedNode = true, "" })
+}
+
+func (w *world) PinRelease(_ context.Context, id int64, node string) error {
+	return w.change(id, func(j *worldJob) bool { return j.Pending() }, func(j *worldJob) { j.Held, j.PinnedNode = false, node })
+}
+
+func (w *world) RequeueHold(_ context.Context, id int64) error {
+	// As the client does: it gives a job the right to be requeued first.
+	return w.change(id, func(*worldJob) bool { return true }, func(j *worldJob) {
+		if j.Pending() {
+			j.Held, j.PinnedNode = true, ""
+			return
+		}
+		w.requeue(j)
+	})
+}
+
+func (w *world) Cancel(_ context.Context, id int64) error {
+	return w.change(id, func(*worldJob) bool { return true }, func(j *worldJob) {
+		if !j.Ended() {
+			w.leaveNode(j, pipefill.OutcomeFailed, "ended by signal 15")
+			j.State, j.EndMs = "CANCELLED", w.ms()
+		}
+	})
+}
+
+func (w *world) SetTimeLimit(context.Context, int64, int64) error { return w.alive() }
+
+// requeue sends a job back, held, as another attempt.
+func (w *world) requeue(j *worldJob) {
+	w.leaveNode(j, pipefill.OutcomeFailed, "ended by signal 15")
+	j.State, j.Held, j.PinnedNode, j.Nodes, j.doneS = "PENDING", true, "", "", 0
+	j.Restarts++
+}
+
+// leaveNode tells the node, daemon or not, that the job's script is over: what
+// it does not hear it finds out.
+func (w *world) leaveNode(j *worldJob, outcome pipefill.Outcome, reason string) {
+	n := w.nodes[j.Nodes]
+	if n == nil {
+		return
+	}
+	if n.wants == j {
+		n.wants = nil
+	}
+	if r, ok := n.live(j); ok {
+		r.State, r.Outcome, r.Reason, r.EndedMs = pipefill.AssignmentEnded, outcome, reason, w.ms()
+		n.records[r.ID] = r
+	}
+}
+
+// live is the node's record of a job's attempt.
+func (n *worldNode) live(j *worldJob) (api.NodeAssignment, bool) {
+	for _, r := range n.records {
+		if r.Job.JobID == j.ID && r.Job.Restarts == j.Restarts && r.State != pipefill.AssignmentEnded {
+			return r, true
+		}
+	}
+	return api.NodeAssignment{}, false
+}
+
+func (w *world) startMain(n *worldNode) {
+	n.hasMain = true
+	n.main = api.MainDevice{Job: pipefill.JobKey{Cluster: "test", JobID: 5000 + w.nowS%1000*10 + int64(len(n.name))}, Device: "cpu:0", Enabled: true}
+}
+
+// evict ends the fill jobs of a main job that is gone; the daemon does it.
+func (w *world) evict(n *worldNode) {
+	for id, r := range n.records {
+		if r.State == pipefill.AssignmentEnded || n.hasMain && n.mains[id] == n.main.Job.JobID {
+			continue
+		}
+		r.State, r.Outcome, r.Reason, r.EndedMs = pipefill.AssignmentEnded, pipefill.OutcomeEvicted, "the main job ended", w.ms()
+		n.records[id] = r
+		j := w.jobs[r.Job.JobID]
+		if j.Running() && j.Restarts == r.Job.Restarts {
+			j.State, j.Signal, j.EndMs = "FAILED", 15, w.ms() // its script was told to end
+		}
+	}
+}
+
+// second lets everything happen that happens by itself.
+func (w *world) second() {
+	w.nowS++
+	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
+		j := w.jobs[id]
+		switch {
+		case j.Pending() && !j.Held && j.PinnedNode != "":
+			j.State, j.Nodes, j.StartMs, j.doneS = "RUNNING", j.PinnedNode, w.ms(), 0
+		case j.Pending() && !j.Held:
+			w.t.Fatalf("job %d is free to run anywhere", id)
+		}
+		if j.Running() {
+			w.run(j)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.nodes)) {
+		if n := w.nodes[name]; n.away <= w.nowS {
+			w.evict(n)
+			w.sync(n)
+		}
+	}
+	w.ctl.Look(w.t.Context())
+}
+
+// run is a second of a job that Slurm has started.
+func (w *world) run(j *worldJob) {
+	n := w.nodes[j.Nodes]
+	r, attached := n.live(j)
+	if !attached {
+		w.attach(n, j)
+		return
+	}
+	if n.away > w.nowS {
+		return // its supervisor keeps it stopped
+	}
+	r.State = pipefill.AssignmentRunning
+	n.records[r.ID] = r
+	j.doneS++
+	n.seq++
+	n.usage = append(n.usage, pipefill.Usage{Ledger: n.name, Seq: n.seq, AssignmentID: r.ID, FromMs: w.ms() - 1000, ToMs: w.ms(), DeviceNs: 1e9})
+	n.charged[r.ID] += 1e9
+	if j.doneS >= j.workS {
+		j.completed++
+		w.leaveNode(j, pipefill.OutcomeCompleted, "")
+		j.State, j.EndMs = "COMPLETED", w.ms()
+	}
+}
+
+// attach is the plugin's question.
+func (w *world) attach(n *worldNode, j *worldJob) {
+	if w.ms()-j.StartMs > 60_000 { // status 199: requeued and held, where it may be
+		if !j.once {
+			w.requeue(j)
+			return
+		}
+		j.State, j.ExitCode, j.EndMs = "FAILED", 199, w.ms()
+		return
+	}
+	if n.away > w.nowS || w.ms()-j.StartMs > 10_000 {
+		return
+	}
+	busy := false
+	for _, r := range n.records {
+		busy = busy || r.State != pipefill.AssignmentEnded
+	}
+	for id, a := range n.orders {
+		if a.Job.JobID == j.ID && a.Job.Restarts == j.Restarts && n.hasMain && a.MainJob.JobID == n.main.Job.JobID && !busy {
+			n.mains[id] = a.MainJob.JobID
+			n.records[id] = api.NodeAssignment{ID: id, Job: a.Job, Device: a.Device, State: pipefill.AssignmentAttached}
+			delete(n.orders, id)
+			j.started++
+			return
+		}
+	}
+	n.wants = j
+}
+
+// sync is a node's message, if the network lets it through.
+func (w *world) sync(n *worldNode) {
+	state := api.NodeSync{Node: n.name, OrdersSeen: n.seen, Usage: slices.Clone(n.usage)}
+	if n.hasMain {
+		state.Mains = []api.MainDevice{n.main}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.records)) {
+		state.Assignments = append(state.Assignments, n.records[id])
+	}
+	for _, a := range n.orders {
+		state.Assignments = append(state.Assignments, api.NodeAssignment{ID: a.ID, Job: a.Job, Device: a.Device, State: a.State})
+	}
+	if n.wants != nil {
+		key := pipefill.JobKey{Cluster: "test", JobID: n.wants.ID, Restarts: n.wants.Restarts}
+		state.WantsJob, n.wants = &key, nil
+	}
+	for range 1 + w.rng.IntN(2) { // a message may come twice
+		orders, err := w.ctl.Sync(w.t.Context(), state)
+		if err != nil || w.dead || w.rng.Float64() < w.answersLost {
+			continue
+		}
+		n.obey(orders)
+	}
+}
+
+func (n *worldNode) obey(o api.NodeOrders) {
+	n.usage = slices.DeleteFunc(n.usage, func(u pipefill.Usage) bool { return u.Seq <= o.UsageAck[u.Ledger] })
+	for _, id := range o.Forget {
+		if n.records[id].State == pipefill.AssignmentEnded {
+			delete(n.records, id)
+		}
+	}
+	n.seen = o.Serial
+	clear(n.orders)
+	listed := map[int64]bool{}
+	for _, a := range o.Assignments {
+		listed[a.ID] = true
+		if _, known := n.records[a.ID]; !known && (a.State == pipefill.AssignmentReserved || a.State == pipefill.AssignmentReleased) {
+			n.orders[a.ID] = a
+		}
+	}
+	for id, r := range n.records {
+		if !listed[id] && r.State != pipefill.AssignmentEnded {
+			r.State, r.Outcome, r.Reason = pipefill.AssignmentEnded, pipefill.OutcomeCancelled, "cancelled by the controller"
+			n.records[id] = r
+		}
+	}
+}
+
+// disturb lets one thing go wrong, now and then.
+func (w *world) disturb() {
+	n := w.nodes[fmt.Sprintf("n%d", w.rng.IntN(2))]
+	switch w.rng.IntN(40) {
+	case 0:
+		if n.hasMain {
+			n.hasMain = false
+		} else {
+			w.startMain(n)
+		}
+	case 1:
+		n.away = w.nowS + int64(w.rng.IntN(90))
+	case 2:
+		w.killAt = w.writes + 1 + w.rng.IntN(6)
+	case 3:
+		w.dead = true
+	}
+}
+
+// settle lets the world go on, undisturbed, until every job has ended.
+func (w *world) settle() {
+	w.slurmFails, w.answersLost, w.killAt = 0, 0, 0
+	if w.dead {
+		w.boot()
+	}
+	for _, n := range w.nodes {
+		if !n.hasMain {
+			w.startMain(n)
+		}
+	}
+	for range 3000 {
+		open, err := w.store.OpenJobs(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		// A --no-requeue job that lost its one start stays held, for its owner.
+		waiting := slices.DeleteFunc(open, func(j store.FillJob) bool { return j.Attempts > 0 && !j.Requeue && w.jobs[j.JobID].Pending() })
+		if len(waiting) == 0 && w.quiet() && w.nowS > 1_000_001 {
+			return
+		}
+		w.second()
+	}
+	for _, j := range w.jobs {
+		w.t.Logf("job %+v", *j)
+	}
+	w.t.Fatal("the jobs have not ended after 3000 s")
+}
+
+// quiet tells whether the nodes have nothing left to tell.
+func (w *world) quiet() bool {
+	for _, n := range w.nodes {
+		if len(n.usage) > 0 || n.away > w.nowS {
+			return false
+		}
+	}
+	for _, j := range w.jobs {
+		if j.Running() {
+			return false
+		}
+	}
+	return true
+}
+
+// check holds the end against what must be true of it.
+func (w *world) check() {
+	w.t.Helper()
+	for id, j := range w.jobs {
+		row, err := w.store.JobByID(w.t.Context(), "test", id)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		attempts, err := w.store.AttemptsOf(w.t.Context(), row.ID)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		counted := 0
+		for _, a := range attempts {
+			if a.Outcome == pipefill.OutcomeCompleted {
+				counted++
+			}
+		}
+		switch {
+		case counted > 1 || j.completed > 1:
+			w.t.Errorf("job %d: %d attempts count as completed, %d ran to the end", id, counted, j.completed)
+		case (j.completed == 1) != (row.Outcome == pipefill.OutcomeCompleted):
+			w.t.Errorf("job %d: ran to the end %d times, the queue says %q (%s)", id, j.completed, row.Outcome, row.Reason)
+		case !j.once && j.completed != 1:
+			w.t.Errorf("job %d: ended as %q (%s), Slurm says %s", id, row.Outcome, row.Reason, j.State)
+		case j.once && j.started > 1:
+			w.t.Errorf("job %d: --no-requeue, started %d times", id, j.started)
+		}
+		var charged int64
+		for _, a := range attempts {
+			charged += w.nodes[a.Node].charged[a.ID]
+		}
+		if row.DeviceMs != charged/1e6 {
+			w.t.Errorf("job %d: %d ms counted, %d ms ran", id, row.DeviceMs, charged/1e6)
+		}
+	}
+}
+
+func TestWorld_ALifeWithoutFaults(t *testing.T) {
+	w := newWorld(t, 1, 6)
+	w.settle()
+	w.check()
+	for _, j := range w.jobs {
+		if j.completed != 1 || j.started != 1 || j.Restarts != 0 {
+			t.Errorf("job %d: started %d times, completed %d, %d restarts", j.ID, j.started, j.completed, j.Restarts)
+		}
+	}
+}
+
+// The controller is killed before and after each durable write of an
+// assignment or usage, one at a time.
+func TestWorld_KilledAroundEveryWrite(t *testing.T) {
+	for at := 1; ; at++ {
+		w := newWorld(t, 2, 2)
+		w.killAt = at
+		for range 200 {
+			w.second()
+			if w.dead {
+				break
+			}
+		}
+		killed := w.dead
+		w.settle()
+		w.check()
+		if !killed {
+			if at < 15 {
+				t.Errorf("only %d places to be killed at", at)
+			}
+			return
+		}
+		if t.Failed() {
+			t.Fatalf("killed at place %d", at)
+		}
+	}
+}
+
+// Everything goes wrong, at random: at the end exactly one attempt of each job
+// counts, and the usage is what ran.
+func TestWorld_ExactlyOneAttemptCounts(t *testing.T) {
+	for seed := range uint64(10) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, seed, 8)
+			w.slurmFails, w.answersLost = 0.1, 0.2
+			for range 400 {
+				w.disturb()
+				if w.dead && w.rng.IntN(5) == 0 {
+					w.boot()
+				}
+				w.second()
+			}
+			w.settle()
+			w.check()
+		})
+	}
+}
