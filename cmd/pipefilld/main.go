@@ -9,8 +9,11 @@ import (
 	"os"
 
 	"pipefill/executor"
+	"pipefill/munge"
 )
 
 func main() {
-	os.Exit(executor.Run(context.Background(), os.Args[1:], executor.Env{Stdout: os.Stdout, Stderr: os.Stderr}))
+	os.Exit(executor.Run(context.Background(), os.Args[1:], executor.Env{
+		Stdout: os.Stdout, Stderr: os.Stderr, Signer: munge.New(os.Getenv("MUNGE_SOCKET")),
+	}))
 }
