@@ -210,9 +210,8 @@ func (s *site) slurmGroup(t *testing.T, job int) string {
 	return dir
 }
 
-// openMain plays the library in a main job's process: this one, for a moment
-// in the job's group.
-func (s *site) openMain(t *testing.T, job int) (*page[mainPage], *page[controlPage]) {
+// askAsMain asks for the pages of a job from within its group.
+func (s *site) askAsMain(t *testing.T, job int) (string, []*os.File, error) {
 	t.Helper()
 	dir := s.slurmGroup(t, job)
 	enter := func(dir string) {
@@ -222,9 +221,16 @@ func (s *site) openMain(t *testing.T, job int) (*page[mainPage], *page[controlPa
 	}
 	enter(dir)
 	defer enter("/sys/fs/cgroup/freezer")
-	text, files := ask(t, filepath.Join(s.cfg.RunDir, "gate.sock"), "pipefill 1 open-main\ndevice=\n")
-	if text != "ok\ndevice=cpu:0\n" || len(files) != 2 {
-		t.Fatalf("open-main: %q, %d descriptors", text, len(files))
+	return tryAsk(filepath.Join(s.cfg.RunDir, "gate.sock"), "pipefill 1 open-main\ndevice=\n")
+}
+
+// openMain plays the library in a main job's process: this one, for a moment
+// in the job's group.
+func (s *site) openMain(t *testing.T, job int) (*page[mainPage], *page[controlPage]) {
+	t.Helper()
+	text, files, err := s.askAsMain(t, job)
+	if err != nil || text != "ok\ndevice=cpu:0\n" || len(files) != 2 {
+		t.Fatalf("open-main: %q, %d descriptors, %v", text, len(files), err)
 	}
 	main, err := mapPage[mainPage](files[0])
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -102,6 +104,42 @@ func openFiles(pid int) []string {
 	return paths
 }
 
+// hasPage tells whether a process still has a page.
+func hasPage(p process, want inode) bool {
+	f, err := findPage(want, []process{p})
+	if err == nil {
+		_ = f.Close()
+	}
+	return err == nil
+}
+
+// processesOf lists a user's processes that have a memfd of ours.
+func processesOf(uid uint32) []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			continue // it ended
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid != uid || len(mappedPages(pid)) == 0 {
+			continue
+		}
+		if p, err := readProcess(pid); err == nil {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
 // findMapped is findPage and mapPage in one.
 func findMapped[T any](want inode, holders []process) (*page[T], error) {
 	f, err := findPage(want, holders)
@@ -147,8 +185,15 @@ func (n *node) restoreMain(rec mainRecord, supervisors []process) {
 		}
 		holders := append(append([]process{}, r.Openers...), supervisors...)
 		main, err1 := findMapped[mainPage](r.Main, holders)
+		if err1 != nil {
+			// Who opened it may not have come to disk.
+			r.Openers = processesOf(rec.UID)
+			holders = append(holders, r.Openers...)
+			main, err1 = findMapped[mainPage](r.Main, holders)
+		}
 		control, err2 := findMapped[controlPage](r.Control, holders)
 		if err1 == nil && err2 == nil {
+			r.Openers = slices.DeleteFunc(r.Openers, func(p process) bool { return !hasPage(p, r.Main) })
 			m.rec.Devices = append(m.rec.Devices, r)
 			n.takeMainDevice(m, dev, main, control)
 			m.devices[len(m.devices)-1].governor.disabled = r.Disabled

@@ -113,37 +113,46 @@ func serveTest(t *testing.T, perUser int, h handler) string {
 // ask sends one datagram and returns the answer's text and descriptors.
 func ask(t *testing.T, path, text string) (string, []*os.File) {
 	t.Helper()
+	answer, files, err := tryAsk(path, text)
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return answer, files
+}
+
+// tryAsk sends one datagram and returns the answer with its descriptors.
+func tryAsk(path, text string) (string, []*os.File, error) {
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	if _, err := conn.Write([]byte(text)); err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	buf, oob := make([]byte, 8192), make([]byte, 256)
 	n, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
 	if err != nil {
-		t.Fatalf("%q: %v", text, err)
+		return "", nil, err
 	}
-	var files []*os.File
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
+	var files []*os.File
 	for _, m := range messages {
 		fds, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			t.Fatal(err)
+			return "", nil, err
 		}
 		for _, fd := range fds {
 			files = append(files, os.NewFile(uintptr(fd), "got"))
 		}
 	}
-	return string(buf[:n]), files
+	return string(buf[:n]), files, nil
 }
 
 func TestServer_AnswersAndSendsDescriptors(t *testing.T) {
