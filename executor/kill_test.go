@@ -76,7 +76,7 @@ func (s *site) startMortal(t *testing.T, m *mortal) (killed func()) {
 	end := func() {
 		once.Do(func() {
 			cancel()
-			<-done // what it says is of the disk that died
+			t.Logf("killed: %v", <-done) // of the disk that died
 			for _, server := range d.sockets {
 				_ = server.listener.Close()
 			}
