@@ -205,6 +205,9 @@ func (c *Controller) do(ctx context.Context, a reconcile.Action) error {
 		return c.store.Advance(ctx, a.Assignment, a.State, nowMs)
 	case reconcile.End:
 		log.InfoContext(ctx, "assignment ended", "assignment", a.Assignment, "outcome", a.Outcome, "reason", a.Reason)
+		if a.Avoid {
+			c.avoid[avoided{a.JobID, a.Node}] = c.now().Add(avoidFor)
+		}
 		return c.store.End(ctx, a.Assignment, a.Outcome, a.Reason, a.ExitCode, a.JobOutcome, nowMs)
 	case reconcile.EndJob:
 		log.InfoContext(ctx, "job ended", "outcome", a.Outcome, "reason", a.Reason)

@@ -81,6 +81,7 @@ type Action struct {
 	Reason     string
 	ExitCode   int
 	Minutes    int64 // Extend: the new limit
+	Avoid      bool  // End: the job keeps off Node for a while
 }
 
 // Decide returns what to do.
@@ -223,15 +224,10 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return actions
 	}
 	switch {
-	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeCompleted:
-		// Slurm has forgotten that it started, and it must not run twice.
-		return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
-	case started(a.State) || job.Held && (started(said.State) || said.State == pipefill.AssignmentEnded):
-		actions := v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true)
-		if !held {
-			actions = append([]Action{hold}, actions...)
-		}
-		return actions
+	case job.Held && started(said.State) && !v.lost(a.Node):
+		return nil // see forgot
+	case said.State == pipefill.AssignmentEnded || started(a.State):
+		return v.forgot(a, job, said)
 	case v.lost(a.Node):
 		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" does not report")
 	case !v.heard(a.Node):
@@ -257,6 +253,26 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return []Action{{Kind: PinRelease, Assignment: a.ID, JobID: a.Job.JobID, Node: a.Node}}
 	}
 	return nil
+}
+
+// forgot: the job started, and Slurm has it pending under the same name: a
+// slurmctld that was killed had not saved the start. It stays held until it has
+// ended on the node, lest Slurm launches a second copy, which drains the node:
+// there Slurm kills it, or it comes to its end.
+func (v View) forgot(a store.Assignment, job slurm.Job, said api.NodeAssignment) []Action {
+	byItself := said.Outcome == pipefill.OutcomeCompleted || said.Outcome == pipefill.OutcomeFailed && said.ExitCode < 128
+	switch {
+	case said.State == pipefill.AssignmentEnded && byItself:
+		return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
+	case !job.Held || job.PinnedNode != "":
+		return []Action{{Kind: Hold, JobID: a.Job.JobID}}
+	case started(said.State) && !v.lost(a.Node):
+		return nil
+	}
+	actions := v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true)
+	last := &actions[len(actions)-1]
+	last.Avoid, last.Node = true, a.Node
+	return actions
 }
 
 // hasMain tells whether the assignment's main job is still on its device.
