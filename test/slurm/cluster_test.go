@@ -105,7 +105,7 @@ func (c *cluster) logTails(t *testing.T) {
 			continue
 		}
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		t.Logf("%s:\n%s", filepath.Base(path), strings.Join(lines[max(0, len(lines)-100):], "\n"))
+		t.Logf("%s:\n%s", filepath.Base(path), strings.Join(lines[max(0, len(lines)-12):], "\n"))
 	}
 }
 

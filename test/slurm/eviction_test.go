@@ -16,7 +16,7 @@ func TestEviction(t *testing.T) {
 	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld")
 	c := newCluster(t, "--trace")
 	// Trainers end when a rank does; a bare srun would wait for the others.
-	first := c.trainer(t, 100000, "--pipefill", "--export=ALL,SLURM_KILL_BAD_EXIT=1")
+	first := c.trainer(t, 100000, generous, "--export=ALL,SLURM_KILL_BAD_EXIT=1")
 
 	var evicted, ended, never []int64
 	outs := map[int64]string{}
@@ -47,7 +47,7 @@ func TestEviction(t *testing.T) {
 		await(t, "the controller to say that it was evicted", func() bool { return c.fillJob(t, never[0]).State == "evicted" })
 	})
 
-	second := c.trainer(t, 100000, "--pipefill")
+	second := c.trainer(t, 100000, generous)
 	t.Run("an evicted fill job comes back and completes", func(t *testing.T) {
 		j := c.awaitJob(t, evicted[0], "to end", slurm.Job.Ended)
 		if j.Restarts != 1 {
@@ -80,7 +80,7 @@ func TestEviction(t *testing.T) {
 	})
 
 	t.Run("a main job that waits for memory gets it", func(t *testing.T) {
-		third := c.trainer(t, 100000, "--pipefill", "-c1")
+		third := c.trainer(t, 100000, generous, "-c1")
 		id := fill("large", busy(60000), "--mem=2500")
 		node := c.job(t, id).Nodes
 		waiting := c.sbatch(t, "pf_train", "sleep 600", "-p", "main", "-n1", "-c1", "-w", node, "--mem=2500")

@@ -31,7 +31,7 @@ func TestFillFaults(t *testing.T) {
 		}
 	})
 
-	main := c.trainer(t, 100000, "--pipefill")
+	main := c.trainer(t, 100000, generous)
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
 	outs := map[int64]string{}
 	for _, victim := range []string{"pipefillctld", "pipefilld.n0", "pipefilld.n1"} {

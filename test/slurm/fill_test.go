@@ -26,6 +26,10 @@ func needBuilt(t *testing.T, names ...string) {
 	}
 }
 
+// generous is for tests that are not about the main job's slow-down: on a busy
+// machine the governor would hardly let a fill job run.
+const generous = "--pipefill=budget=20%"
+
 // trainer submits a main job on both nodes that announces bubbles: two of 25 ms
 // in each iteration of 70 ms.
 func (c *cluster) trainer(t *testing.T, iterations int, options ...string) int64 {

@@ -24,7 +24,7 @@ const stopMost = 200 * time.Millisecond
 func TestGate(t *testing.T) {
 	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld")
 	c := newCluster(t, "--trace")
-	main := c.slowTrainer(t, 100000, 250, "--pipefill")
+	main := c.slowTrainer(t, 100000, 250, generous)
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
 	for _, name := range []string{"intruder.py", "runaway.py"} {
 		c.must(t, "root", "install", "-m", "755", repository(t)+"/test/slurm/testdata/"+name, c.dir+"/lib/")

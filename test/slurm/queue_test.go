@@ -18,7 +18,7 @@ func TestQueue(t *testing.T) {
 	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld", "pipefill-cli")
 	c := newCluster(t, "--trace")
 	c.must(t, "root", "install", "-m", "755", repository(t)+"/build/pipefill-cli", c.dir+"/lib/")
-	main := c.trainer(t, 100000, "--pipefill")
+	main := c.trainer(t, 100000, generous)
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
 
 	t.Run("a fill job that asks for a GPU waits for one", func(t *testing.T) {
