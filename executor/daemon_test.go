@@ -484,14 +484,20 @@ func TestDaemon_GoesOnAfterItsOwnRestart(t *testing.T) {
 		return err == nil && len(data) > 0
 	})
 	s.stop() // its supervisor and the main job go on
+	back := time.Now()
 	s.start(t)
 	within(t, 5*time.Second, "the assignment to be known again", func() bool { return s.assignment().State == pipefill.AssignmentRunning })
 	s.leave(t, fillKeys, sc) // ends only if the gate opens for it again
 	stop()
 	s.awaitEnd(t, pipefill.OutcomeCompleted)
 	within(t, 5*time.Second, "its usage", func() bool { return s.used().CPUNs > 10e6 })
-	if got := s.sync().Mains; len(got) != 1 || got[0].Device != "cpu:0" {
-		t.Errorf("main jobs %+v", got)
+	got := s.sync().Mains
+	if len(got) != 1 || got[0].Device != "cpu:0" {
+		t.Fatalf("main jobs %+v", got)
+	}
+	// The totals are of this daemon's time: what was filled before is not.
+	if filled := got[0].Totals.FilledNs; filled <= 0 || filled > int64(time.Since(back)) {
+		t.Errorf("filled %s in %s", time.Duration(filled), time.Since(back))
 	}
 }
 

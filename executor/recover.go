@@ -259,6 +259,10 @@ func (n *node) restoreFill(rec fillRecord) {
 	if f.super == nil {
 		return
 	}
+	if f.device != nil {
+		// The device's totals begin anew; what was filled before is not of them.
+		f.device.filledNs -= int64(f.super.at.DeviceNs.Load())
+	}
 	switch {
 	case f.rec.Stopping != "":
 		f.killNs = n.mono()
