@@ -120,9 +120,9 @@ func (v View) assignment(a store.Assignment) []Action {
 	job, known := v.Slurm[a.Job.JobID]
 	said, told := v.Nodes[a.Node].Assignments[a.ID]
 	switch {
-	case !known:
+	case !known, job.UID != a.UID: // a slurmctld that lost its state gives numbers anew
 		return v.forgotten(a, said)
-	case job.UID != a.UID || job.Restarts > a.Job.Restarts:
+	case job.Restarts > a.Job.Restarts:
 		return v.over(a, said)
 	case job.Ended():
 		return v.ended(a, job, said)
@@ -177,11 +177,11 @@ func (v View) back(a store.Assignment, outcome pipefill.Outcome, reason string, 
 // which we took off its device did not fail by itself.
 func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) []Action {
 	outcome := outcomeOf(job)
-	if outcome == pipefill.OutcomeCompleted || a.State == pipefill.AssignmentReserved {
+	if outcome == pipefill.OutcomeCompleted {
 		return end(a, outcome, outcome, "", job.ExitCode)
 	}
 	waits := said.State != pipefill.AssignmentEnded && said.State != "" && v.Nodes[a.Node].SeenMs-job.EndMs < nodeWordMs
-	if (waits || !v.heard(a.Node)) && !v.lost(a.Node) {
+	if a.State != pipefill.AssignmentReserved && (waits || !v.heard(a.Node)) && !v.lost(a.Node) {
 		return nil // the node will say whether it was evicted
 	}
 	if said.Outcome == pipefill.OutcomeEvicted && outcome != pipefill.OutcomeCancelled {
