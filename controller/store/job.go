@@ -100,6 +100,9 @@ func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error 
 	})
 }
 
+// endedRecentlyMs is far less than Slurm takes to come round to a job number again.
+const endedRecentlyMs = 3_600_000
+
 func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 	_, err := tx.ExecContext(ctx, `UPDATE fill_job SET outcome = 'lost', reason = 'its job number now belongs to another job', ended_ms = ?
 		WHERE cluster = ? AND job_id = ? AND outcome = '' AND (uid <> ? OR restarts > ? OR (restarts = ? AND submit_ms <> ?))
@@ -109,12 +112,15 @@ func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 		return err
 	}
 	// A slurmctld that was killed comes back with jobs whose end it has not
-	// saved: what has an outcome here is not run again (reconcile cancels it).
+	// saved, and a job that may not be restarted can be requeued by an operator
+	// or be on its way out: what has an outcome here is not run again (reconcile
+	// cancels it). Only a lost job that may be restarted is.
 	var over bool
-	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND uid = ?3
-			AND outcome NOT IN ('', 'lost') AND submit_ms >= ?4 AND restarts >= ?5)
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND uid = ?3 AND outcome <> ''
+			AND ((outcome <> 'lost' OR requeue = 0) AND submit_ms >= ?4 AND restarts >= ?5
+				OR requeue = 0 AND restarts < ?5 AND ended_ms > ?6))
 		AND NOT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND outcome = '')`,
-		j.Cluster, j.JobID, j.UID, j.SubmitMs, j.Restarts).Scan(&over)
+		j.Cluster, j.JobID, j.UID, j.SubmitMs, j.Restarts, nowMs-endedRecentlyMs).Scan(&over)
 	if err != nil || over {
 		return err
 	}

@@ -206,3 +206,33 @@ func TestStore_HotQueriesUseIndices(t *testing.T) {
 		must(t, rows.Close()) //nolint:sqlclosecheck // of this turn, before the next
 	}
 }
+
+func TestStore_WhatHasEndedIsNotSeenAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		requeue bool
+		outcome pipefill.Outcome
+		again   func(*store.FillJob) // as Slurm has it now
+		want    int                  // open jobs
+	}{
+		"completed, and forgotten by Slurm":  {true, pipefill.OutcomeCompleted, func(*store.FillJob) {}, 0},
+		"completed, and requeued by its own": {true, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 1},
+		"lost":                               {true, pipefill.OutcomeLost, func(*store.FillJob) {}, 1},
+		"lost, and not to be restarted":      {false, pipefill.OutcomeLost, func(*store.FillJob) {}, 0},
+		"not to be restarted, and requeued":  {false, pipefill.OutcomeEvicted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 0},
+		"another job of that number":         {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.SubmitMs += 9 }, 1},
+		"another user's job of that number":  {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.UID++ }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir())
+			j := job(1)
+			j.Requeue = c.requeue
+			must(t, s.EndJob(t.Context(), see(t, s, j)[0].ID, c.outcome, "", 10))
+			c.again(&j)
+			must(t, s.SeeJobs(t.Context(), 20, []store.FillJob{j}))
+			jobs, err := s.OpenJobs(t.Context())
+			if err != nil || len(jobs) != c.want {
+				t.Errorf("%d open jobs, %v, want %d", len(jobs), err, c.want)
+			}
+		})
+	}
+}
