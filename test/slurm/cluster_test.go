@@ -23,8 +23,9 @@ import (
 )
 
 // patience is how long a test waits for Slurm, which itself looks about once a
-// second; a loaded machine takes several times that.
-const patience = 30 * time.Second
+// second; a loaded machine takes several times that, and a fill job whose slot
+// went away on its way there starts again after 15 s.
+const patience = 60 * time.Second
 
 // cluster is a running private cluster.
 type cluster struct {
