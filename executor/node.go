@@ -38,6 +38,8 @@ type node struct {
 	wants  []*want
 	faults map[string]string // by what is at fault
 	poke   chan struct{}     // something a controller should know changed
+	run    int64             // names this run to the controller
+	syncs  int64             // so many were made
 
 	beatMu sync.Mutex
 	beats  map[*controlPage]bool

@@ -26,6 +26,11 @@ const (
 	// Bounds of the time kept before the deadline for stopping the fill job.
 	leastMargin = 100 * time.Microsecond
 	mostMargin  = 5 * time.Millisecond
+	// So often in a row it may run past the grace; then it is stopped from
+	// outside for some openings. The daemon ends one that is caught again and
+	// again (caughtMost).
+	strikesMost      = 3
+	distrustOpenings = 20
 	// How often it is looked whether a fill job has stopped, from the first look
 	// to the last, doubling.
 	stopLookFirst = 100 * time.Microsecond
@@ -85,7 +90,8 @@ type runner struct {
 	until     int64  // the end of the current opening
 	cpuAtOpen int64
 	orphanAt  int64
-	strikes   int // a chunked fill job that ran while the gate was shut
+	strikes   int // in a row: a chunked fill job ran while the gate was shut
+	distrust  int // openings for which it is stopped from outside after that
 }
 
 // run returns when it is told to, or when no daemon came for a minute. It
@@ -148,7 +154,7 @@ func (r *runner) ahead() int64 {
 // lenient tells whether the fill job minds the gate itself: it has opened
 // libpipefill and has not been caught running outside.
 func (r *runner) lenient() bool {
-	return r.mode == pipefill.ModeChunked && r.fill.Pid.Load() != 0 && r.strikes < 3
+	return r.mode == pipefill.ModeChunked && r.fill.Pid.Load() != 0 && r.distrust == 0
 }
 
 // allowedUntil is the end of the time the fill job may run in now, 0 if it may
@@ -228,6 +234,9 @@ func (r *runner) close(now int64) {
 	}
 	cpuAtShut := r.valve.cpuNs()
 	lenient := r.lenient()
+	if r.distrust > 0 {
+		r.distrust--
+	}
 	if r.trace != nil {
 		r.trace.reading(now, cpuAtShut, false)
 		if lenient && r.fill.Opening.Load() == uint64(r.word&^wordOpen|wordOpen) {
@@ -274,7 +283,10 @@ func (r *runner) quiet(shut int64) bool {
 		r.strikes = 0
 		return true
 	}
-	r.strikes++
+	if r.strikes++; r.strikes >= strikesMost {
+		r.strikes, r.distrust = 0, distrustOpenings
+		r.super.Caught.Add(1)
+	}
 	return false
 }
 

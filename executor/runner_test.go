@@ -262,23 +262,24 @@ func TestRunner_ChunkedIsLeftAloneWhileItBehaves(t *testing.T) {
 func TestRunner_ChunkedIsStoppedWhenCaught(t *testing.T) {
 	s := newStage()
 	s.fill.Pid.Store(1)
-	for i := int64(1); i <= 10; i++ {
+	for i := int64(1); i <= 30; i++ {
 		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
 	}
-	s.play(pipefill.ModeChunked, 1200*ms)
-	if len(s.log) != 10 {
+	s.play(pipefill.ModeChunked, 3200*ms)
+	if len(s.log) != 30 {
 		t.Fatalf("stopped %d times, want after each opening", len(s.log))
 	}
 	for i, o := range s.log {
 		late := o.to - (100*ms*int64(i+1) + 20*ms)
-		if i < 3 && (late < 5*ms || late > 6*ms) {
+		trusted := i%(strikesMost+distrustOpenings) < strikesMost
+		if trusted && (late < 5*ms || late > 6*ms) {
 			t.Errorf("opening %d: stopped %d us after the deadline, want the grace", i, late/us)
 		}
-		if i >= 3 && late > 0 {
+		if !trusted && late > 0 {
 			t.Errorf("opening %d: %d us late though it was caught three times", i, late/us)
 		}
 	}
-	if s.super.Overruns.Load() != 3 {
-		t.Errorf("%d overruns, want 3", s.super.Overruns.Load())
+	if s.super.Overruns.Load() != 6 || s.super.Caught.Load() != 2 {
+		t.Errorf("%d overruns, want 6; caught %d times, want 2", s.super.Overruns.Load(), s.super.Caught.Load())
 	}
 }

@@ -116,8 +116,12 @@ func (n *node) awaitPoke(ctx context.Context, answered <-chan struct{}) bool {
 func (n *node) snapshot() api.NodeSync {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.run == 0 {
+		n.run = n.now().UnixNano()
+	}
+	n.syncs++
 	s := api.NodeSync{
-		Node: n.cfg.Node, Version: pipefill.Version(), WaitMs: syncWait.Milliseconds(), OrdersSeen: n.record.OrdersSeen,
+		Node: n.cfg.Node, Version: pipefill.Version(), Run: n.run, Seq: n.syncs, WaitMs: syncWait.Milliseconds(), OrdersSeen: n.record.OrdersSeen,
 		Devices: []api.NodeDevice{}, Mains: []api.MainDevice{}, Assignments: []api.NodeAssignment{},
 		Usage: n.ledger.unsent(syncUsageMost), Faults: []string{},
 	}

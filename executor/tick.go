@@ -19,6 +19,8 @@ const (
 	// Looks in a row that must miss a job before it counts as gone: one may
 	// fall between two of its processes.
 	absentMost = 3
+	// A chunked fill job that was caught so often is ended.
+	caughtMost = 3
 )
 
 // beat tells fill jobs and supervisors that the daemon lives.
@@ -155,6 +157,10 @@ func (n *node) tickFill(f *fillJob) {
 		if err := n.charge(f); err != nil {
 			n.log.Error("usage not written", "assignment", a.ID, "err", err)
 		}
+	}
+	if f.super.at.Caught.Load() >= caughtMost {
+		n.evict(f, pipefill.OutcomeFailed, "it ran while its gate was shut, again and again: use mode=signal, or ask before each chunk", false)
+		return
 	}
 	limit := a.DeviceTimeMs * int64(time.Millisecond)
 	if limit > 0 && f.super.at.used(n.mono()).DeviceNs >= limit {

@@ -103,8 +103,8 @@ func TestGate(t *testing.T) {
 		}
 	})
 
-	t.Run("a chunked fill job that ignores its gate is stopped, and nobody else opens its pages", func(t *testing.T) {
-		id, out := fill("runaway", fmt.Sprintf("exec /usr/bin/python3 %[1]s/lib/runaway.py %[1]s/lib/libpipefill.so 2", c.dir), "--pipefill=fill,mode=chunked")
+	t.Run("a chunked fill job that ignores its gate is stopped, then ended, and nobody else opens its pages", func(t *testing.T) {
+		id, out := fill("runaway", fmt.Sprintf("exec /usr/bin/python3 %[1]s/lib/runaway.py %[1]s/lib/libpipefill.so 60", c.dir), "--pipefill=fill,mode=chunked")
 		for _, name := range []string{"pf_ann", "pf_bob", "pf_train"} {
 			for _, node := range []string{"n0", "n1"} {
 				said, err := c.as(t, name, "env", "PIPEFILL_DIR="+c.dir+"/run/"+node, "/usr/bin/python3", c.dir+"/lib/intruder.py", c.dir+"/lib/libpipefill.so", c.dir, "1")
@@ -114,9 +114,13 @@ func TestGate(t *testing.T) {
 			}
 		}
 		j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
-		if j.State != "COMPLETED" || !strings.Contains(c.read(t, out), "ended") {
+		if j.State == "COMPLETED" || strings.Contains(c.read(t, out), "ended") {
 			t.Errorf("%s: %s", j.State, c.read(t, out))
 		}
+		await(t, "the queue to say why", func() bool {
+			row, err := c.controller(t).Job(t.Context(), id)
+			return err == nil && row.State == "failed" && strings.Contains(row.Reason, "ran while its gate was shut")
+		})
 		c.checkRunaway(t, id)
 	})
 	c.noneDrained(t)
