@@ -16,6 +16,8 @@ const VersionHeader = "Pipefill-Api"
 type NodeSync struct {
 	Node        string           `json:"node"`
 	Version     string           `json:"version"`
+	Run         int64            `json:"run"`         // names this run of the daemon
+	Seq         int64            `json:"seq"`         // rises with each sync of a run: one that comes late is not heard
 	WaitMs      int64            `json:"wait_ms"`     // how long the controller may hold the answer
 	OrdersSeen  int64            `json:"orders_seen"` // NodeOrders.Serial last acted on; 0: none
 	Devices     []NodeDevice     `json:"devices"`     // what the node offers

@@ -127,6 +127,10 @@ func (c *Controller) hear(ctx context.Context, state api.NodeSync) error {
 	now := c.now()
 	c.mu.Lock()
 	n, known := c.nodes[state.Node]
+	if known && state.Run == n.said.Run && state.Seq < n.said.Seq {
+		c.mu.Unlock()
+		return pipefill.Errorf(pipefill.CodeConflict, "sync %d of node %s came after sync %d: it is not heard", state.Seq, state.Node, n.said.Seq)
+	}
 	if !known {
 		n = &node{orders: []pipefill.Assignment{}, serial: now.UnixMilli()}
 		c.nodes[state.Node] = n
