@@ -6,6 +6,8 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"pipefill"
 	"pipefill/api"
@@ -100,7 +102,8 @@ func Decide(v View) []Action {
 	}
 	// Every job that Slurm has not ended was mirrored, unless it ended here: a
 	// slurmctld that was killed may have forgotten that.
-	for id, job := range v.Slurm {
+	for _, id := range slices.Sorted(maps.Keys(v.Slurm)) {
+		job := v.Slurm[id]
 		if !assigned[id] && !job.Completing && (job.Pending() || job.Running()) {
 			actions = append(actions, Action{Kind: Cancel, JobID: id})
 		}
@@ -180,9 +183,15 @@ func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) 
 	if outcome == pipefill.OutcomeCompleted {
 		return end(a, outcome, outcome, "", job.ExitCode)
 	}
+	if a.State == pipefill.AssignmentReserved && a.Requeue && outcome == pipefill.OutcomeFailed {
+		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}} // what failed was not let go by us
+	}
 	waits := said.State != pipefill.AssignmentEnded && said.State != "" && v.Nodes[a.Node].SeenMs-job.EndMs < nodeWordMs
 	if a.State != pipefill.AssignmentReserved && (waits || !v.heard(a.Node)) && !v.lost(a.Node) {
 		return nil // the node will say whether it was evicted
+	}
+	if said.State != pipefill.AssignmentEnded && a.Requeue && killed(job) {
+		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}} // by us or not: the node, which alone knows, does not say
 	}
 	if said.Outcome == pipefill.OutcomeEvicted && outcome != pipefill.OutcomeCancelled {
 		if !a.Requeue {
@@ -198,6 +207,13 @@ func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) 
 		}
 	}
 	return end(a, outcome, outcome, reason, job.ExitCode)
+}
+
+// killed tells whether a job ended as an eviction lets it end, itself or the
+// program that its script ran.
+func killed(job slurm.Job) bool {
+	const sigkill, sigterm, byShell = 9, 15, 128
+	return job.State == "FAILED" && (job.Signal == sigkill || job.Signal == sigterm || job.ExitCode == byShell+sigkill || job.ExitCode == byShell+sigterm)
 }
 
 func outcomeOf(job slurm.Job) pipefill.Outcome {

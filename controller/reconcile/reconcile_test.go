@@ -123,7 +123,7 @@ func inShort(a Action) string {
 var (
 	once      = func(s *scene) { s.a.Requeue, s.job.Requeue = false, false }
 	untold    = func(s *scene) { s.said = api.NodeAssignment{} }
-	quiet     = func(s *scene) { s.quiet, s.said = true, api.NodeAssignment{} }
+	quiet     = func(s *scene) { s.quiet, s.said, s.node.Mains = true, api.NodeAssignment{}, nil }
 	nodeLost  = func(s *scene) { s.node.SeenMs = nowMs - lostMs - 1 }
 	mainGone  = func(s *scene) { s.node.Mains = nil }
 	otherMain = func(s *scene) { s.node.Mains[0].Job.JobID = 5001 }
@@ -247,7 +247,16 @@ func TestDecide_StretchesTheWallClockLimit(t *testing.T) {
 }
 
 func TestDecide_TheEnd(t *testing.T) {
+	killed := func(signal, exit int) func(*scene) {
+		return func(s *scene) { s.job.Signal, s.job.ExitCode = signal, exit }
+	}
 	check(t, []decision{
+		{"killed, the node will say by whom", at(runs, slurmSays("FAILED"), killed(15, 0)), ""},
+		{"killed, the node never says by whom", at(runs, slurmSays("FAILED"), nodeLost, killed(15, 0)), "requeue and hold"},
+		{"killed under its shell, the node forgot", at(runs, slurmSays("FAILED"), untold, killed(0, 137)), "requeue and hold"},
+		{"killed, the node never says, --no-requeue", at(runs, slurmSays("FAILED"), once, nodeLost, killed(9, 0)), "end failed, job failed"},
+		{"killed, not by us", at(runs, slurmSays("FAILED"), nodeEnded("failed", 0), killed(9, 0)), "end failed, job failed"},
+		{"crashed, the node never says", at(runs, slurmSays("FAILED"), nodeLost, killed(11, 0)), "end failed, job failed"},
 		{"completed", at(runs, slurmSays("COMPLETED"), nodeEnded("completed", 0)), "end completed, job completed"},
 		{"completed, before the node says so", at(runs, slurmSays("COMPLETED")), "end completed, job completed"},
 		{"completed while the device was taken", at(runs, slurmSays("COMPLETED"), nodeEnded("evicted", 0)), "end completed, job completed"},
@@ -265,6 +274,8 @@ func TestDecide_TheEnd(t *testing.T) {
 		{"cancelled", at(runs, slurmSays("CANCELLED"), nodeEnded("cancelled", 0)), "end cancelled, job cancelled"},
 		{"cancelled as it was evicted", at(runs, slurmSays("CANCELLED"), nodeEnded("evicted", 0)), "end cancelled, job cancelled"},
 		{"cancelled before its release", at(reserve, slurmSays("CANCELLED")), "end cancelled, job cancelled"},
+		{"failed before its release", at(reserve, slurmSays("FAILED")), "requeue and hold"},
+		{"failed before its release, --no-requeue", at(reserve, slurmSays("FAILED"), once), "end failed, job failed"},
 		{"cancelled before its start", at(release, slurmSays("CANCELLED"), untold), "end cancelled, job cancelled"},
 	})
 }
