@@ -141,8 +141,9 @@ func nodeName(s string) bool {
 }
 
 // RequeueHold sends a running job, or one that ended a moment ago, back to the
-// queue, held; a pending one it holds. Jobs submitted with --no-requeue are requeued too: whether they may
-// run again is the caller's to decide (Job.Requeue).
+// queue, held; a pending one it holds. One that has completed, maybe since the
+// caller looked, stays completed. Jobs submitted with --no-requeue are requeued
+// too: whether they may run again is the caller's to decide (Job.Requeue).
 func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 	j, err := c.single(ctx, id)
 	if err != nil {
@@ -150,6 +151,9 @@ func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 	}
 	if j.Pending() {
 		return c.Hold(ctx, id)
+	}
+	if j.State == "COMPLETED" {
+		return nil
 	}
 	if !j.Batch {
 		return pipefill.Errorf(pipefill.CodeConflict, "job %d is not a batch job and cannot be requeued; cancel it", id)

@@ -341,11 +341,12 @@ func TestClient_RequeueHold(t *testing.T) {
 		want []string
 		code pipefill.Code
 	}{
-		"running and pinned": {job(5, "RUNNING", "admin_comment", "pipefill:pin=n0"), []string{"requeuehold 5", "update JobId=5 ReqNodeList= Priority=0 AdminComment="}, ""},
-		"no-requeue":         {job(5, "RUNNING", "requeue", false), []string{"update JobId=5 Requeue=1", "requeuehold 5"}, ""},
-		"pending, held":      {job(5, "PENDING"), nil, ""},
-		"ended":              {job(5, "FAILED"), []string{"requeuehold 5"}, ""},
-		"interactive":        {job(5, "RUNNING", "batch_flag", false), nil, pipefill.CodeConflict},
+		"running and pinned":  {job(5, "RUNNING", "admin_comment", "pipefill:pin=n0"), []string{"requeuehold 5", "update JobId=5 ReqNodeList= Priority=0 AdminComment="}, ""},
+		"no-requeue":          {job(5, "RUNNING", "requeue", false), []string{"update JobId=5 Requeue=1", "requeuehold 5"}, ""},
+		"pending, held":       {job(5, "PENDING"), nil, ""},
+		"ended":               {job(5, "FAILED"), []string{"requeuehold 5"}, ""},
+		"completed meanwhile": {job(5, "COMPLETED"), nil, ""},
+		"interactive":         {job(5, "RUNNING", "batch_flag", false), nil, pipefill.CodeConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, client := newFake(t, "v0.0.38", c.job)
