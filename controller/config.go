@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,26 +61,23 @@ func LoadConfig(path string) (Config, error) {
 	return parseConfig(filepath.Base(path), data)
 }
 
-var yamlUnknown = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
-
 func parseConfig(name string, data []byte) (Config, error) {
 	c := defaultConfig()
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
+	err := decoder.Decode(&c)
 	var mistakes []string
-	if err := decoder.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		typed, ok := errors.AsType[*yaml.TypeError](err)
-		if !ok {
-			return c, pipefill.Errorf(pipefill.CodeInvalid, "%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
-		}
+	switch typed, ok := errors.AsType[*yaml.TypeError](err); {
+	case ok:
 		for _, e := range typed.Errors {
-			if m := yamlUnknown.FindStringSubmatch(e); m != nil {
-				e = fmt.Sprintf("line %s: unknown key %s: see pipefillctld(8) for the keys", m[1], m[2])
-			}
-			mistakes = append(mistakes, e)
+			mistakes = append(mistakes, yamlMistake(e, data))
 		}
-	} else {
-		mistakes = c.check()
+	case err != nil && !errors.Is(err, io.EOF):
+		return c, pipefill.Errorf(pipefill.CodeInvalid, "%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	case err == nil && !errors.Is(decoder.Decode(new(any)), io.EOF):
+		mistakes = []string{"more than one document: write one, without a line of ---"}
+	default:
+		mistakes = c.check(keyLines(data))
 	}
 	if len(mistakes) == 0 {
 		return c, nil
@@ -90,18 +88,77 @@ func parseConfig(name string, data []byte) (Config, error) {
 	return c, pipefill.Errorf(pipefill.CodeInvalid, "%s", strings.Join(mistakes, "\n"))
 }
 
+// keyLines tells on which line each key stands.
+func keyLines(data []byte) map[string]int {
+	lines := map[string]int{}
+	var document yaml.Node
+	if yaml.Unmarshal(data, &document) != nil || len(document.Content) == 0 {
+		return lines
+	}
+	// Keys and values take turns.
+	for i, n := range document.Content[0].Content {
+		if i%2 == 0 {
+			lines[n.Value] = n.Line
+		}
+	}
+	return lines
+}
+
+var (
+	yamlUnknown = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
+	yamlTwice   = regexp.MustCompile(`^line (\d+): mapping key "(.*)" already defined at line (\d+)$`)
+	yamlType    = regexp.MustCompile("(?s)^line (\\d+): cannot unmarshal !!\\w+ (?:`(.*)` )?into (.*)$")
+)
+
+// yamlMistake turns a decoder's complaint into one that an administrator
+// understands.
+func yamlMistake(e string, data []byte) string {
+	if m := yamlUnknown.FindStringSubmatch(e); m != nil {
+		return fmt.Sprintf("line %s: unknown key %s: see pipefillctld(8) for the keys", m[1], m[2])
+	}
+	if m := yamlTwice.FindStringSubmatch(e); m != nil {
+		return fmt.Sprintf("line %s: %s: stands on line %s too: write it once", m[1], m[2], m[3])
+	}
+	m := yamlType.FindStringSubmatch(e)
+	if m == nil {
+		return e
+	}
+	what := map[string]string{"int64": "write a whole number", "string": "write one text", "[]string": "write a list, as [a, b]"}[m[3]]
+	if what == "" {
+		return "line " + m[1] + ": write lines of key: value"
+	}
+	// A value may begin a line below its key.
+	key, at := "", 0
+	line, _ := strconv.Atoi(m[1]) // digits, by the pattern
+	for k, n := range keyLines(data) {
+		if n <= line && n > at {
+			key, at = k, n
+		}
+	}
+	if m[2] != "" {
+		what = fmt.Sprintf("%q: %s", m[2], what)
+	}
+	return fmt.Sprintf("line %s: %s: %s", m[1], key, what)
+}
+
 var partitionName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // longestSocket is sun_path's 108 bytes less the closing zero.
 const longestSocket = 107
 
-// check returns every rule that a value breaks.
-func (c *Config) check() []string {
+// check returns every rule that a value breaks, after the line of its key.
+func (c *Config) check(lines map[string]int) []string {
 	var wrong []string
 	rule := func(holds bool, format string, args ...any) {
-		if !holds {
-			wrong = append(wrong, fmt.Sprintf(format, args...))
+		if holds {
+			return
 		}
+		key, _, _ := strings.Cut(format, ":")
+		at := ""
+		if line := lines[key]; line > 0 {
+			at = fmt.Sprintf("line %d: ", line)
+		}
+		wrong = append(wrong, at+fmt.Sprintf(format, args...))
 	}
 	rule(c.Cluster != "" && !strings.ContainsAny(c.Cluster, "\n\x00/"), "cluster: %q: write ClusterName of slurm.conf", c.Cluster)
 	rule(filepath.IsAbs(c.StateDir), "state_dir: %q: write an absolute path", c.StateDir)
