@@ -81,10 +81,23 @@ func (s *site) startMortal(t *testing.T, m *mortal) (killed func()) {
 				_ = server.listener.Close()
 			}
 			_ = d.lock.Close()
+			s.forgetWhatTheDeadDid(t)
 		})
 	}
 	t.Cleanup(end)
 	return func() { <-m.died; end() }
+}
+
+// forgetWhatTheDeadDid waits for the supervisor of a fill job that the daemon
+// took back after its disk had died, as a killed one could not have.
+func (s *site) forgetWhatTheDeadDid(t *testing.T) {
+	var r fillRecord
+	if err := readRecord(filepath.Join(s.cfg.StateDir, "assignment-7.json"), &r); err != nil {
+		return
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/unified/" + s.cfg.groups + "/assignment_7"); err != nil {
+		within(t, 5*time.Second, "its supervisor to end", func() bool { return !r.Supervisor.alive() })
+	}
 }
 
 // try asks the plugin's question; "" where nobody answers.

@@ -43,6 +43,7 @@ type node struct {
 
 	beatMu sync.Mutex
 	beats  map[*controlPage]bool
+	busy   chan struct{} // there is a first page to beat in
 }
 
 // mainJob is a main job that has steps on this node.
@@ -85,7 +86,7 @@ func newNode(cfg config, log *slog.Logger, groups *cgroups, devices []device.Dev
 		mono: monotonicNs, groups: groups, devices: devices, self: self,
 		state: state{cfg.StateDir, store}, mains: map[int64]*mainJob{}, fills: map[int64]*fillJob{},
 		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, poke: make(chan struct{}, 1),
-		beats: map[*controlPage]bool{},
+		beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
 	}
 	return n, nil
 }
@@ -243,6 +244,10 @@ func (n *node) takeMainDevice(m *mainJob, dev device.Device, main *page[mainPage
 	n.beatMu.Lock()
 	n.beats[c] = true
 	n.beatMu.Unlock()
+	select {
+	case n.busy <- struct{}{}:
+	default:
+	}
 }
 
 func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
