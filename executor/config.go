@@ -147,12 +147,8 @@ func (c *config) checkFilling(wrong func(format string, args ...any)) {
 	if !(c.GuardMs >= 0 && c.GuardMs <= 1000) {
 		wrong("guard_ms: %v: write 0 to 1000", c.GuardMs)
 	}
-	most := 1.0
-	if c.FillSched == schedIdle {
-		most = 2 // it gives way by itself, so the gate may stay open past the predicted end
-	}
-	if !(c.Share > 0 && c.Share <= most) {
-		wrong("share: %v: write more than 0 and at most 1, or 2 with fill_sched: idle", c.Share)
+	if !(c.Share > 0 && c.Share <= 2) {
+		wrong("share: %v: write more than 0 and at most 2", c.Share)
 	}
 	if !(c.MinMs >= 0 && c.MinMs <= 60000) {
 		wrong("min_ms: %v: write 0 to 60000", c.MinMs)
