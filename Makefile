@@ -57,7 +57,7 @@ check-go:
 check-py: all
 	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
 
-check-slurm: all
+check-slurm: all $(BUILD)/tests/probe_plugin.so
 	$(if $(wildcard test/slurm/*_test.go),test/run-slurm)
 
 # A short demo, whose report is then computed a second time.

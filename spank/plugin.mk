@@ -12,6 +12,12 @@ $(BUILD)/tests/test_plugin_%: spank/tests/test_plugin_%.c $(PLUGIN_PURE) $(LIB_H
 	@mkdir -p $(@D)
 	$(CC) $(C_STANDARD) $(C_WARNINGS) $(C_SANITIZE) -Ispank/tests -o $@ $< $(PLUGIN_PURE) -lpthread -lm
 
+# The plugin's hooks over a Slurm of which every call fails, for real daemons to load.
+$(BUILD)/tests/probe_plugin.so: spank/tests/probe_plugin.c spank/plugin.c $(PLUGIN_PURE) $(LIB_HEADERS) spank/plugin.map
+	@mkdir -p $(@D)
+	$(CC) $(C_STANDARD) $(C_WARNINGS) $(C_HARDENING) -fvisibility=default -shared -Ispank -o $@ $< $(PLUGIN_PURE) \
+		-Wl,--version-script=spank/plugin.map -lm
+
 .PHONY: check-c-plugin
 check-c-plugin: $(PLUGIN_TESTS)
 	@for t in $(PLUGIN_TESTS); do echo "# $$t"; $$t || exit 1; done

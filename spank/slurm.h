@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* slurm.h - all that the plugin asks of Slurm, in one table, so that the rest is
- * tested against a fake. The real one is in plugin.c's caller, slurm.c. */
+ * tested against a fake. The real one is in spank_door.c. */
 #ifndef PIPEFILL_SLURM_H
 #define PIPEFILL_SLURM_H
 

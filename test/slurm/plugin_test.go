@@ -20,23 +20,12 @@ func TestPlugin(t *testing.T) {
 	needBuilt(t, "spank_pipefill.so")
 	c := newCluster(t, "--no-daemons")
 
-	// Both steps, the batch script's and srun's, with output and exit codes.
-	const script = "echo batch; srun sh -c 'echo rank $SLURM_PROCID; exit 3'; echo srun $?; exit 5"
 	run := func(t *testing.T, name string, options ...string) string {
 		t.Helper()
-		out := c.output(t, name)
-		id := c.sbatch(t, "pf_train", script, append([]string{"-p", "main", "-N1", "-w", "n0", "-o", out}, options...)...)
-		j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
-		var kept []string
-		for line := range strings.Lines(c.read(t, out)) {
-			if !strings.HasPrefix(line, "srun: error") { // names job and host
-				kept = append(kept, line)
-			}
-		}
-		return fmt.Sprintf("%s %d %d %q", j.State, j.ExitCode, j.Signal, kept)
+		return c.runWhole(t, name, options...)
 	}
 	plain := run(t, "plain")
-	if want := `FAILED 5 0 ["batch\n" "rank 0\n" "srun 3\n" ""]`; plain != want && plain != strings.Replace(want, ` ""]`, "]", 1) {
+	if plain != wholeJob {
 		t.Fatalf("without --pipefill the job ends as %s", plain)
 	}
 
@@ -94,6 +83,77 @@ func TestPlugin(t *testing.T) {
 		}
 		c.noneDrained(t)
 	})
+}
+
+// TestOptions gives sbatch, srun and salloc mistaken values of --pipefill.
+func TestOptions(t *testing.T) {
+	needBuilt(t, "spank_pipefill.so")
+	c := newCluster(t, "--no-daemons")
+	queued := func() string { return c.must(t, "root", "squeue", "-h", "-o", "%i") }
+
+	commands := map[string]string{
+		"sbatch": "sbatch -p main %s --wrap true", "srun": "srun -p main -N1 -n1 %s true", "salloc": "salloc -p main -N1 %s true",
+	}
+	for name, command := range commands {
+		for value, says := range map[string][]string{
+			"bugdet=1%":       {`unknown key "bugdet"; valid keys:`, "budget=1%", "reserve=", "share=", "allow=", "off", "fill", "mem=", "profile=", "deadline=", "mode="},
+			"budget=99%":      {"budget=99%: write per cent above 0% and up to 20%"},
+			"budget=1%,":      {"empty key"},
+			"fill,budget=1%":  {"a job is one of the two"},
+			"fill,mode=smart": {"mode=signal or mode=chunked"},
+		} {
+			t.Run(name+" refuses "+value, func(t *testing.T) {
+				out, err := c.as(t, "pf_train", strings.Fields(fmt.Sprintf(command, "--pipefill="+value))...)
+				if err == nil {
+					t.Errorf("it was taken: %s", out)
+				}
+				for _, words := range says {
+					if !strings.Contains(out, words) {
+						t.Errorf("%q is not said: %s", words, out)
+					}
+				}
+				if q := queued(); q != "" {
+					t.Errorf("queued: %s", q)
+				}
+			})
+		}
+		t.Run(name+" takes a good value", func(t *testing.T) {
+			out, err := c.as(t, "pf_train", strings.Fields(fmt.Sprintf(command, "--pipefill=budget=2%,allow=user:pf_ann"))...)
+			if err != nil || strings.Contains(out, "pipefill") {
+				t.Errorf("%v: %s", err, out)
+			}
+			await(t, "the queue to be empty", func() bool { return queued() == "" })
+		})
+		// Slurm minds no return code where the variable is read: the user is told.
+		t.Run(name+" goes without a mistaken variable", func(t *testing.T) {
+			variable := map[string]string{"sbatch": "SBATCH", "srun": "SLURM", "salloc": "SALLOC"}[name] + "_PIPEFILL"
+			out, err := c.as(t, "pf_train", append([]string{"env", variable + "=bugdet=1%"}, strings.Fields(fmt.Sprintf(command, ""))...)...)
+			if err != nil || !strings.Contains(out, variable+`: `) || !strings.Contains(out, `unknown key "bugdet"`) || !strings.Contains(out, "submitted without it") {
+				t.Errorf("%v: %s", err, out)
+			}
+			await(t, "the queue to be empty", func() bool { return queued() == "" })
+		})
+	}
+}
+
+// wholeJob is how the job of runWhole ends.
+const wholeJob = `FAILED 5 0 ["batch\n" "rank 0\n" "srun 3\n"]`
+
+// runWhole runs a job of two steps, the batch script's and srun's, on n0, and
+// returns its state, exit code, signal and output in one line.
+func (c *cluster) runWhole(t *testing.T, name string, options ...string) string {
+	t.Helper()
+	const script = "echo batch; srun sh -c 'echo rank $SLURM_PROCID; exit 3'; echo srun $?; exit 5"
+	out := c.output(t, name)
+	id := c.sbatch(t, "pf_train", script, append([]string{"-p", "main", "-N1", "-w", "n0", "-o", out}, options...)...)
+	j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
+	var kept []string
+	for line := range strings.Lines(c.read(t, out)) {
+		if !strings.HasPrefix(line, "srun: error") { // names job and host
+			kept = append(kept, line)
+		}
+	}
+	return fmt.Sprintf("%s %d %d %q", j.State, j.ExitCode, j.Signal, kept)
 }
 
 // answer serves socket until the test ends: it takes each connection, reads a
