@@ -15,7 +15,7 @@ type fillSched string
 const (
 	// schedIdle: only while the main job does not want the core.
 	schedIdle fillSched = "idle"
-	// schedNormal: with the main job's own priority; the guard alone keeps the
+	// schedNormal: with the main job's own priority; the gate alone keeps the
 	// two apart.
 	schedNormal fillSched = "normal"
 )
@@ -36,7 +36,9 @@ func (f fillSched) apply(pid int) {
 	if f == schedIdle {
 		attr.Policy, attr.Nice = unix.SCHED_IDLE, 0
 	} else {
-		attr.Runtime = uint64(fillSlice)
+		// The same weight; but woken at an opening it does not take the core
+		// from the main job, which has only to go on to its receive.
+		attr.Policy, attr.Runtime = unix.SCHED_BATCH, uint64(fillSlice)
 	}
 	_ = unix.SchedSetAttr(pid, attr, 0)
 }

@@ -47,7 +47,7 @@ func TestGroup_SchedulesWhatIsMovedIn(t *testing.T) {
 				}
 			case schedNormal:
 				// Kernels before 6.12 have no slices of a task's own, and say 0.
-				if attr.Policy != unix.SCHED_NORMAL || attr.Runtime != 0 && attr.Runtime != uint64(fillSlice) {
+				if attr.Policy != unix.SCHED_BATCH || attr.Nice != 0 || attr.Runtime != 0 && attr.Runtime != uint64(fillSlice) {
 					t.Errorf("policy %d, slice %d ns", attr.Policy, attr.Runtime)
 				}
 			}

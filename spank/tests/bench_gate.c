@@ -174,7 +174,7 @@ static void bench_announce(struct bench *b)
 	for (i = 0; i < ANNOUNCEMENTS; i++)
 		announce(b);
 	report(b, "announce_nobody_waiting", "ns", 1, 200);
-	bench_woken(b, "announce_waiter_same_core", SCHED_OTHER);
+	bench_woken(b, "announce_waiter_same_core", SCHED_BATCH);
 	bench_woken(b, "announce_idle_waiter_same_core", SCHED_IDLE);
 }
 
@@ -237,7 +237,7 @@ int main(void)
 	pin(b.core[0]);
 	bench_announce(&b);
 	bench_opening(&b, "open_to_run_futex_same_core", 1, b.core[0],
-		      SCHED_OTHER, 1, 10);
+		      SCHED_BATCH, 1, 10);
 	bench_opening(&b, "open_to_run_futex_same_core_idle", 1, b.core[0],
 		      SCHED_IDLE, 1, 10);
 	if (b.core[1] == b.core[0]) {

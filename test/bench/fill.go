@@ -29,7 +29,7 @@ func settings() []setting {
 	// Half of all iterations withheld: the interval is narrowest so. The budget
 	// does not cut in: it is the settings that are measured.
 	common := []string{"control: 50%", "budget: 100%"}
-	normal := append([]string{"fill_sched: normal", "guard_ms: 0", "share: 1.1", "min_ms: 1"}, common...)
+	normal := append([]string{"fill_sched: normal", "guard_ms: 0", "share: 1.3", "min_ms: 1"}, common...)
 	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1"}, common...)
 	return []setting{
 		{"fill chunked, normal priority", 2, normal, 2, 75},
