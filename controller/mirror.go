@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"pipefill"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
@@ -42,7 +43,8 @@ func fillJob(cluster string, j slurm.Job) store.FillJob {
 	}
 	return store.FillJob{
 		Cluster: cluster, JobID: j.ID, SubmitMs: j.SubmitMs, Restarts: j.Restarts, ArrayTask: j.ArrayTask, Name: j.Name,
-		UID: j.UID, User: j.User, Account: j.Account, Partition: j.Partition, MemBytes: memHint(j.Options), LimitMs: limitMs, GPUs: j.RequestedGPUs,
+		UID: j.UID, User: j.User, Account: j.Account, Partition: j.Partition, MemBytes: optionMem(j.Options), LimitMs: limitMs, GPUs: j.RequestedGPUs,
+		Mode:    optionMode(j.Options),
 		Requeue: j.Requeue, RequiredNodes: j.RequestedNodes, ExcludedNodes: j.ExcludedNodes, Unfit: Unfit(j),
 	}
 }
@@ -63,21 +65,38 @@ func Unfit(j slurm.Job) string {
 	return ""
 }
 
-// memHint reads mem= of a fill job's options, checked by the plugin at
-// submission: device memory in bytes, 0 where there is none.
-func memHint(options string) int64 {
-	units := map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+// option finds a key of a fill job's options, checked by the plugin at
+// submission; "" where it is not given.
+func option(options, key string) string {
 	for pair := range strings.SplitSeq(options, ",") {
-		text, found := strings.CutPrefix(pair, "mem=")
-		if !found || len(text) < 4 {
-			continue
-		}
-		amount, err := strconv.ParseFloat(text[:len(text)-3], 64)
-		if unit := units[text[len(text)-3:]]; err == nil && unit > 0 && amount >= 0 && amount*unit < 1e18 {
-			return int64(amount * unit)
+		if value, found := strings.CutPrefix(pair, key+"="); found {
+			return value
 		}
 	}
+	return ""
+}
+
+// optionMem is mem=: device memory in bytes, 0 where there is none.
+func optionMem(options string) int64 {
+	text := option(options, "mem")
+	if len(text) < 4 {
+		return 0
+	}
+	units := map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+	amount, err := strconv.ParseFloat(text[:len(text)-3], 64)
+	if unit := units[text[len(text)-3:]]; err == nil && unit > 0 && amount >= 0 && amount*unit < 1e18 {
+		return int64(amount * unit)
+	}
 	return 0
+}
+
+// optionMode is mode=.
+func optionMode(options string) pipefill.Mode {
+	switch mode := pipefill.Mode(option(options, "mode")); mode {
+	case pipefill.ModeSignal, pipefill.ModeChunked:
+		return mode
+	}
+	return ""
 }
 
 // Vacate lists the nodes that fill jobs must leave because a pending main job

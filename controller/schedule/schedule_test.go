@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"pipefill"
 	"pipefill/controller/schedule"
 	"pipefill/controller/store"
 )
@@ -74,6 +75,26 @@ func TestObstacle(t *testing.T) {
 	ann.MemBytes, ann.Attempts, ann.Requeue = 0, 1, false
 	if schedule.Obstacle(ann, slot) == "" {
 		t.Error("a --no-requeue job started twice")
+	}
+}
+
+// Only work that stops by itself may have a GPU, whether it asks for one or not.
+func TestObstacle_GPU(t *testing.T) {
+	gpu := schedule.Slot{Node: "n0", Device: "gpu:GPU-1"}
+	for _, gpus := range []string{"", "gres:gpu:1"} {
+		for mode, fits := range map[pipefill.Mode]bool{"": false, pipefill.ModeSignal: false, pipefill.ModeChunked: true} {
+			j := job(1, 1, "ann")
+			j.GPUs, j.Mode = gpus, mode
+			if o := schedule.Obstacle(j, gpu); (o == "") != fits {
+				t.Errorf("a job that asks for %q in mode %q: %q", gpus, mode, o)
+			}
+		}
+	}
+	core := schedule.Slot{Node: "n0", Device: "cpu:0"}
+	j := job(1, 1, "ann")
+	j.GPUs, j.Mode = "gres:gpu:1", pipefill.ModeChunked
+	if schedule.Obstacle(j, core) == "" {
+		t.Error("a job that asks for a GPU may have a core")
 	}
 }
 

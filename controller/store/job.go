@@ -21,10 +21,11 @@ type FillJob struct {
 	User          string
 	Account       string
 	Partition     string
-	MemBytes      int64  // device memory asked for; 0: unknown
-	GPUs          string // asked for, as Slurm writes it; such jobs need a slot of kind gpu
-	LimitMs       int64  // the user's --time, which means device time
-	Requeue       bool   // false: never restarted
+	MemBytes      int64         // device memory asked for; 0: unknown
+	GPUs          string        // asked for, as Slurm writes it; such jobs need a slot of kind gpu
+	Mode          pipefill.Mode // asked for with mode=; ""
+	LimitMs       int64         // the user's --time, which means device time
+	Requeue       bool          // false: never restarted
 	RequiredNodes string
 	ExcludedNodes string
 	Unfit         string // why it can never run; ""
@@ -47,14 +48,14 @@ func (j FillJob) Key() pipefill.JobKey {
 }
 
 const jobColumns = `j.id, j.cluster, j.job_id, j.submit_ms, j.restarts, j.array_task, j.name, j.uid, j.user, j.account, j.partition,
-	j.mem_bytes, j.limit_ms, j.gpus, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
+	j.mem_bytes, j.limit_ms, j.gpus, j.mode, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
 	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms,
 	(SELECT coalesce(sum(u.device_ns), 0) / 1000000 FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
 
 func scanJob(rows *sql.Rows) (FillJob, error) {
 	var j FillJob
 	err := rows.Scan(&j.ID, &j.Cluster, &j.JobID, &j.SubmitMs, &j.Restarts, &j.ArrayTask, &j.Name, &j.UID, &j.User, &j.Account, &j.Partition,
-		&j.MemBytes, &j.LimitMs, &j.GPUs, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
+		&j.MemBytes, &j.LimitMs, &j.GPUs, &j.Mode, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
 		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeviceMs)
 	return j, err
 }
@@ -125,8 +126,8 @@ func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
-			mem_bytes, limit_ms, gpus, requeue, required_nodes, excluded_nodes, unfit, first_ms)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
 			name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
 			required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes
@@ -134,7 +135,7 @@ func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 			OR partition <> excluded.partition OR unfit <> excluded.unfit OR required_nodes <> excluded.required_nodes
 			OR excluded_nodes <> excluded.excluded_nodes`,
 		j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
-		j.MemBytes, j.LimitMs, j.GPUs, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
+		j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
 	return err
 }
 

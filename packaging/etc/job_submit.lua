@@ -115,17 +115,19 @@ local function strip_gpus(job_desc)
 	return (string.gsub(table.concat(found, ","), "[^%w:,._/%-]", "_"))
 end
 
--- The value of --pipefill, percent-encoded: slurmrestd does not show options of plugins.
+-- The value of --pipefill, or of its twin in the environment of jobs that come through slurmrestd, percent-encoded:
+-- slurmrestd does not show options of plugins.
 local function pipefill_option(job_desc)
+	local value = (job_desc.environment or {})["PIPEFILL_OPTIONS"]
 	for _, pair in pairs(job_desc.spank_job_env or {}) do
-		local value = string.match(tostring(pair), "^_SLURM_SPANK_OPTION_pipefill_pipefill=(.*)$")
-		if value and value ~= "(null)" then
-			return (string.gsub(string.sub(value, 1, 512), "[^%w,:.+-]", function(c)
-				return string.format("%%%02X", string.byte(c))
-			end))
+		local option = string.match(tostring(pair), "^_SLURM_SPANK_OPTION_pipefill_pipefill=(.*)$")
+		if option and option ~= "(null)" then
+			value = option
 		end
 	end
-	return ""
+	return (string.gsub(string.sub(value or "", 1, 512), "[^%w,:.+-]", function(c)
+		return string.format("%%%02X", string.byte(c))
+	end))
 end
 
 -- The administrator's comment is where pipefillctld reads what was asked for (controller/slurm/note.go). Words of an
