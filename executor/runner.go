@@ -28,9 +28,11 @@ const (
 	mostMargin  = 5 * time.Millisecond
 	// So often in a row it may run past the grace; then it is stopped from
 	// outside for some openings. The daemon ends one that is caught again and
-	// again (caughtMost).
+	// again (caughtMost); it is forgiven once for so many openings in a row that
+	// it minded, since on a busy machine an honest one is caught now and then.
 	strikesMost      = 3
 	distrustOpenings = 20
+	forgiveOpenings  = 200
 	// How often it is looked whether a fill job has stopped, from the first look
 	// to the last, doubling.
 	stopLookFirst = 100 * time.Microsecond
@@ -91,6 +93,7 @@ type runner struct {
 	cpuAtOpen int64
 	orphanAt  int64
 	strikes   int // in a row: a chunked fill job ran while the gate was shut
+	minded    int // openings in a row that it has minded
 	distrust  int // openings for which it is stopped from outside after that
 }
 
@@ -279,15 +282,33 @@ func (r *runner) quiet(shut int64) bool {
 		}
 	}
 	ran := r.valve.cpuNs() - before
-	if r.fill.Running.Load() == 0 && (!r.cpuBound || ran < int64(chunkGrace)/2) {
-		r.strikes = 0
-		return true
+	if ran < int64(chunkGrace)/2 || !r.cpuBound {
+		if r.fill.Running.Load() == 0 {
+			r.forgive()
+			return true
+		}
+		if r.cpuBound {
+			return false // it has no core to end its chunk on, which is no fault of its own
+		}
 	}
+	r.minded = 0
 	if r.strikes++; r.strikes >= strikesMost {
 		r.strikes, r.distrust = 0, distrustOpenings
 		r.super.Caught.Add(1)
 	}
 	return false
+}
+
+// forgive counts an opening that a chunked fill job has minded.
+func (r *runner) forgive() {
+	r.strikes = 0
+	if r.minded++; r.minded < forgiveOpenings {
+		return
+	}
+	r.minded = 0
+	if caught := r.super.Caught.Load(); caught > 0 {
+		r.super.Caught.Store(caught - 1)
+	}
 }
 
 // stop freezes and waits until everything has stopped, or the gate is open

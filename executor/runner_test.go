@@ -259,6 +259,39 @@ func TestRunner_ChunkedIsLeftAloneWhileItBehaves(t *testing.T) {
 	}
 }
 
+// A chunk whose core the main job has taken back is stopped, and no fault of
+// the fill job's.
+func TestRunner_ChunkedWithoutACoreIsNoOffender(t *testing.T) {
+	s := newStage()
+	s.spins = false
+	s.fill.Pid.Store(1)
+	s.fill.Running.Store(1)
+	for i := int64(1); i <= 30; i++ {
+		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
+	}
+	s.play(pipefill.ModeChunked, 3200*ms)
+	if len(s.log) != 30 {
+		t.Errorf("stopped %d times, want after each opening", len(s.log))
+	}
+	if got := s.super.Caught.Load(); got != 0 {
+		t.Errorf("caught %d times", got)
+	}
+}
+
+func TestRunner_ChunkedIsForgiven(t *testing.T) {
+	s := newStage()
+	s.spins = false
+	s.fill.Pid.Store(1)
+	s.super.Caught.Store(2)
+	for i := int64(1); i <= forgiveOpenings+10; i++ {
+		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
+	}
+	s.play(pipefill.ModeChunked, 100*ms*(forgiveOpenings+12))
+	if got := s.super.Caught.Load(); got != 1 {
+		t.Errorf("caught %d times, want one of two forgiven", got)
+	}
+}
+
 func TestRunner_ChunkedIsStoppedWhenCaught(t *testing.T) {
 	s := newStage()
 	s.fill.Pid.Store(1)

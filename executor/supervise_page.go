@@ -29,7 +29,7 @@ type superPage struct {
 	StopWorstNs atomic.Uint64 // longest time a stop took
 	LastOpenNs  atomic.Uint64 // store of the gate word, by the main page
 	Failures    atomic.Uint64 // writes to the freezer that failed
-	Caught      atomic.Uint64 // times a chunked fill job did not mind its gate three times in a row
+	Caught      atomic.Uint64 // times a chunked fill job did not mind its gate three times in a row, less those forgiven
 	_           [4096 - 16 - 64 - 80]byte
 }
 

@@ -56,7 +56,7 @@ func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration)
 			err = down
 		}
 	}()
-	trainer, err := b.startFilled(ctx, c, s)
+	trainer, jobs, err := b.startFilled(ctx, c, s)
 	if err != nil {
 		return report, err
 	}
@@ -72,6 +72,9 @@ func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration)
 		if report, err = figures(c, trainer); err != nil {
 			return report, err
 		}
+		if err := stillRun(ctx, c, jobs); err != nil {
+			return report, err
+		}
 		m := report.Main
 		half := (m.OverheadCI95[1] - m.OverheadCI95[0]) / 2
 		b.say("  %4.0f s: slow-down %+.2f %% ± %.2f, filled %.1f %%, outside %.2f s of %.1f",
@@ -82,39 +85,56 @@ func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration)
 	}
 }
 
-// startFilled starts a main job and a fill job without end on each device.
-func (b *bench) startFilled(ctx context.Context, c *cluster.Cluster, s setting) (*workload.Trainer, error) {
+// stillRun is an error if one of the fill jobs, which have no end, has ended.
+func stillRun(ctx context.Context, c *cluster.Cluster, jobs []int64) error {
+	for _, id := range jobs {
+		j, err := c.Slurm.Job(ctx, id)
+		if err == nil && !j.Running() {
+			err = fmt.Errorf("fill job %d is %s: see what pipefilld says of it in %s/log", id, j.State, c.Dir)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFilled starts a main job and a fill job without end on each device, and
+// returns those.
+func (b *bench) startFilled(ctx context.Context, c *cluster.Cluster, s setting) (*workload.Trainer, []int64, error) {
 	lib, err := workload.Install(c, b.root, b.build)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	trainer, err := workload.Train(ctx, c, lib, "train", "--pipefill")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := trainer.AwaitIterations(ctx, 20); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	work, err := c.Folder("work")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	var jobs []int64
 	p := workload.Programs()[s.program]
 	for i := range 2 {
 		options := append([]string{"-p", "pipefill", "--mem=300", "--time=600", "-o", filepath.Join(work, fmt.Sprintf("out.%d", i))}, p.Options...)
 		id, err := c.Submit(ctx, cluster.Ann, p.Command(lib, math.MaxInt32, filepath.Join(work, "never")), options...)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		jobs = append(jobs, id)
 		err = workload.Await(ctx, "a fill job to run", func() (bool, error) {
 			j, err := c.Slurm.Job(ctx, id)
 			return err == nil && j.Running(), err
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return trainer, nil
+	return trainer, jobs, nil
 }
 
 // figures reads what the running job has traced so far.

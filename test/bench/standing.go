@@ -59,8 +59,9 @@ func (b *bench) standingRun(ctx context.Context, s setting, filled bool) (mean f
 	}
 	defer func() { err = errors.Join(err, c.Down()) }()
 	var trainer *workload.Trainer
+	var jobs []int64
 	if filled {
-		trainer, err = b.startFilled(ctx, c, s)
+		trainer, jobs, err = b.startFilled(ctx, c, s)
 	} else {
 		var lib string
 		if lib, err = workload.Install(c, b.root, b.build); err == nil {
@@ -75,6 +76,9 @@ func (b *bench) standingRun(ctx context.Context, s setting, filled bool) (mean f
 	}
 	from := monotonicNs()
 	if err := b.pause(ctx, standingTime); err != nil {
+		return 0, err
+	}
+	if err := stillRun(ctx, c, jobs); err != nil {
 		return 0, err
 	}
 	if _, err := trainer.Stop(ctx); err != nil {
