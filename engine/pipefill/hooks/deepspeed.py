@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook of DeepSpeed's pipeline engine.
+
+PipelineEngine runs a list of instructions by the class attribute _INSTRUCTION_MAP, whose entries are replaced. The last
+stage's cool-down is in none of them: it waits where the loss is handed round the stages, after the list.
+"""
+
+import functools
+
+from . import waits as _waits
+from .versions import Known
+
+KNOWN = Known("DeepSpeed", "deepspeed.git_version_info", "version", (0, 12, 2), (0, 19, 6))
+
+_WAITS = {"RecvActivation": (_waits.RECV_F,), "RecvGrad": (_waits.RECV_B,)}
+_NOTES = {"ForwardPass": _waits.FORWARD, "BackwardPass": _waits.BACKWARD}
+
+
+def install(engine, waits=None):
+    """Hooks the module deepspeed.runtime.pipe.engine. AttributeError or KeyError if it is not as KNOWN versions are."""
+    waits = waits or _waits.process()
+    cls, schedule = engine.PipelineEngine, engine.schedule
+    instructions = dict(cls._INSTRUCTION_MAP)
+    for name, words in _WAITS.items():
+        instruction = getattr(schedule, name)
+        instructions[instruction] = waits.around(instructions[instruction], words)
+    for name, word in _NOTES.items():
+        instruction = getattr(schedule, name)
+        instructions[instruction] = _noting(waits, instructions[instruction], word)
+    execute, aggregate = cls._exec_schedule, cls._aggregate_total_loss
+    cls._INSTRUCTION_MAP = instructions
+    cls._exec_schedule = _executing(waits, execute, schedule.TrainSchedule)
+    cls._aggregate_total_loss = waits.around(aggregate, _flush)
+
+
+def _flush(engine):
+    """With replicas the last stage averages the loss over them first, which is no bubble."""
+    return (_waits.FLUSH,) if not engine.is_data_parallel or not engine.is_last_stage() else None
+
+
+def _noting(waits, original, word):
+    @functools.wraps(original)
+    def instruction(*args, **kwargs):
+        waits.note(word)
+        return original(*args, **kwargs)
+
+    return instruction
+
+
+def _executing(waits, original, training):
+    @functools.wraps(original)
+    def execute(self, pipe_schedule, *args, **kwargs):
+        key = (id(self), type(pipe_schedule).__name__, getattr(pipe_schedule, "micro_batches", 0))
+        waits.iteration(key, isinstance(pipe_schedule, training))
+        return original(self, pipe_schedule, *args, **kwargs)
+
+    return execute

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook of Megatron-Core's pipeline schedules, and so of NeMo, which calls them.
+
+Megatron brackets each point-to-point call with config.timers(name).start() and stop(), the official place to look on:
+while a schedule runs, its config has timers of ours, which hand everything on to the ones that were there. With
+overlapped communication (config.overlap_p2p_comm) the waits are on request handles instead, and the timers bracket the
+posting only: there the handles are wrapped.
+"""
+
+import functools
+
+from . import waits as _waits
+from .versions import Known
+
+KNOWN = Known("Megatron-Core", "megatron.core.package_info", "__version__", (0, 12), (0, 20))
+
+_SCHEDULES = ("forward_backward_pipelining_without_interleaving", "forward_backward_pipelining_with_interleaving")
+# What a timer's name means: (noted, waited for).
+_TIMERS = {
+    "forward-recv": ((), (_waits.RECV_F,)),
+    "backward-recv": ((), (_waits.RECV_B,)),
+    "forward-send": ((_waits.FORWARD,), ()),
+    "backward-send": ((_waits.BACKWARD,), ()),
+    "forward-send-backward-recv": ((_waits.FORWARD,), (_waits.RECV_B,)),
+    "backward-send-forward-recv": ((_waits.BACKWARD,), (_waits.RECV_F,)),
+    "forward-send-forward-recv": ((_waits.FORWARD,), (_waits.RECV_F,)),
+    "backward-send-backward-recv": ((_waits.BACKWARD,), (_waits.RECV_B,)),
+    "forward-backward-send-forward-backward-recv": ((_waits.FORWARD, _waits.BACKWARD), (_waits.RECV_F, _waits.RECV_B)),
+    "forward-compute": ((_waits.FORWARD,), ()),
+    "backward-compute": ((_waits.BACKWARD,), ()),
+}
+
+
+def install(schedules, waits=None):
+    """Hooks the module megatron.core.pipeline_parallel.schedules. AttributeError if it is not as KNOWN versions are."""
+    waits = waits or _waits.process()
+    originals = {name: getattr(schedules, name) for name in _SCHEDULES}
+    get_config = schedules.get_model_config
+    for name, original in originals.items():
+        setattr(schedules, name, _running(waits, original, get_config))
+
+
+def _running(waits, original, get_config):
+    @functools.wraps(original)
+    def run(*args, **kwargs):
+        config = waits.safely(_begin, waits, original.__name__, get_config, kwargs)
+        if config is None:
+            return original(*args, **kwargs)
+        before = config.timers
+        config.timers = Timers(waits, before)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            config.timers = before
+
+    return run
+
+
+def _begin(waits, name, get_config, arguments):
+    """Marks the iteration; returns the model's config."""
+    model = arguments["model"]  # Megatron's schedules take keywords only
+    config = get_config(model[0] if isinstance(model, list) else model)
+    waits.iteration((name, id(config), arguments.get("num_microbatches")), not arguments.get("forward_only", False))
+    return config
+
+
+class Timers:
+    """config.timers while a schedule runs. Unlike Megatron's own it never synchronizes; inner may be None."""
+
+    def __init__(self, waits, inner):
+        self._waits, self._inner = waits, inner
+        self._timers = {}
+
+    def __call__(self, name, log_level=None, **kwargs):
+        inner = None
+        if self._inner is not None:
+            inner = self._inner(name, log_level=log_level, **kwargs)
+        timer = self._timers.get(name)
+        if timer is None:
+            timer = self._timers[name] = _Timer(self._waits, *_TIMERS.get(name, ((), ())))
+        timer.inner = inner
+        return timer
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+class _Timer:
+    """One of them: announces between start and stop."""
+
+    def __init__(self, waits, notes, words):
+        self._waits, self._notes, self._words = waits, notes, words
+        self._begun = False
+        self.inner = None
+
+    def start(self, *args, **kwargs):
+        """As megatron.core.timers.Timer.start."""
+        for word in self._notes:
+            self._waits.note(word)
+        if self.inner is not None:
+            self.inner.start(*args, **kwargs)
+        if self._words:
+            self._begun = self._waits.begin(self._words)
+
+    def stop(self, *args, **kwargs):
+        """As megatron.core.timers.Timer.stop."""
+        if self._begun:
+            self._begun = False
+            self._waits.end()
+        if self.inner is not None:
+            self.inner.stop(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
