@@ -107,6 +107,32 @@ static int listed(const char *list, const char *partition)
 	return 0;
 }
 
+/* Puts the folder of the hooks' sitecustomize.py in front of PYTHONPATH. A step
+ * has its batch script's, with the folder there already. */
+static void lead_python(const struct pf_slurm *slurm,
+			const struct pf_remote *remote)
+{
+	const char *dir = remote->site.python_dir;
+	size_t length = strlen(dir);
+	char old[4096] = "", path[sizeof(old) + sizeof(remote->site.python_dir)];
+
+	if (!length)
+		return;
+	if (slurm->get_env(slurm->context, "PYTHONPATH", old, sizeof(old)) >
+	    0) {
+		pf_say(slurm, "main job", "engines are not hooked",
+		       "its PYTHONPATH is longer than 4095 bytes");
+		return;
+	}
+	if (!strncmp(old, dir, length) && (!old[length] || old[length] == ':'))
+		return;
+	(void) snprintf(path, sizeof(path), "%s%s%s", dir, old[0] ? ":" : "",
+			old);
+	if (slurm->set_env(slurm->context, "PYTHONPATH", path))
+		pf_say(slurm, "main job", "engines are not hooked",
+		       "the environment cannot be set");
+}
+
 static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 			const char *text, int deadline_ms)
 {
@@ -136,6 +162,8 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 	    slurm->set_env(slurm->context, "PIPEFILL_DEVICES", devices))
 		pf_say(slurm, "main job", "runs without fill jobs",
 		       "the environment cannot be set");
+	else
+		lead_python(slurm, remote);
 }
 
 static void export_fill(const struct pf_slurm *slurm,

@@ -24,6 +24,7 @@ void pf_site_read(const struct pf_slurm *slurm, int argc, char **argv,
 
 	strcpy(site->run_dir, "/run/pipefill");
 	strcpy(site->fill_partitions, "pipefill");
+	site->python_dir[0] = '\0';
 	site->hold_wait_s = 60;
 	for (i = 0; i < argc; i++) {
 		const char *value = strchr(argv[i], '=');
@@ -38,6 +39,10 @@ void pf_site_read(const struct pf_slurm *slurm, int argc, char **argv,
 			 value[0] &&
 			 strlen(value) < sizeof(site->fill_partitions))
 			strcpy(site->fill_partitions, value);
+		else if (key == 10 && !strncmp(argv[i], "python_dir", key) &&
+			 value[0] == '/' && !strchr(value, ':') &&
+			 strlen(value) < sizeof(site->python_dir))
+			strcpy(site->python_dir, value);
 		else if (key == 11 && !strncmp(argv[i], "hold_wait_s", key) &&
 			 atoi(value) > 0 && atoi(value) <= 3600)
 			site->hold_wait_s = atoi(value);
@@ -45,7 +50,7 @@ void pf_site_read(const struct pf_slurm *slurm, int argc, char **argv,
 			pf_say(slurm, "plugstack.conf",
 			       "this argument is left aside (write "
 			       "run_dir=/PATH, fill_partitions=A,B, "
-			       "hold_wait_s=1..3600)",
+			       "python_dir=/PATH, hold_wait_s=1..3600)",
 			       argv[i]);
 	}
 }

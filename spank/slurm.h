@@ -21,7 +21,7 @@ struct pf_slurm {
 	void *context; /* handed to each */
 	/* 0, or -1 where Slurm does not tell. */
 	int (*item)(void *context, enum pf_item item, int64_t *value);
-	/* Of the job's environment: 0, or -1 if unset or longer than size. */
+	/* Of the job's environment: 0, -1 if unset, 1 if longer than size. */
 	int (*get_env)(void *context, const char *name, char *value,
 		       size_t size);
 	int (*set_env)(void *context, const char *name, const char *value);

@@ -73,6 +73,8 @@ static int door_item(void *context, enum pf_item which, int64_t *value)
 static int door_get_env(void *context, const char *name, char *value,
 			size_t size)
 {
+	spank_err_t error;
+
 	/* slurmd's own word on the node's name: the job's can be forged, and in
 	 * prolog and epilog there is none. */
 	if (!strcmp(name, "SLURMD_NODENAME") ||
@@ -84,10 +86,12 @@ static int door_get_env(void *context, const char *name, char *value,
 			return 0;
 		}
 	}
-	if (!context ||
-	    spank_getenv(context, name, value, (int) size) != ESPANK_SUCCESS)
+	if (!context)
 		return -1;
-	return 0;
+	error = spank_getenv(context, name, value, (int) size);
+	if (error == ESPANK_SUCCESS)
+		return 0;
+	return error == ESPANK_NOSPACE ? 1 : -1;
 }
 
 static int door_set_env(void *context, const char *name, const char *value)

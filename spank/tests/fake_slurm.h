@@ -16,7 +16,7 @@ struct fake_slurm {
 	int fail_items; /* item() fails */
 	int fail_set;   /* set_env() fails */
 	char names[FAKE_VARIABLES][64];
-	char values[FAKE_VARIABLES][1024];
+	char values[FAKE_VARIABLES][8192];
 	int variables;
 	char errors[4096];
 	char logs[4096];
@@ -47,8 +47,10 @@ static inline int fake_get_env(void *context, const char *name, char *value,
 {
 	const char *have = fake_get(context, name);
 
-	if (!have || strlen(have) >= size)
+	if (!have)
 		return -1;
+	if (strlen(have) >= size)
+		return 1;
 	strcpy(value, have);
 	return 0;
 }

@@ -275,6 +275,44 @@ static void test_others(void)
 	tap_ok(remote.role == PF_ROLE_NONE, "the extern step is left alone");
 }
 
+/* What PYTHONPATH is after a main job with old has attached. */
+static void leads_python(const char *dir, const char *old, const char *want,
+			 const char *logged, const char *what)
+{
+	struct fake_slurm fake = { 0 };
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	const char *got;
+
+	start(&d, "ok\ndir=/run/pf\ndevices=cpu:0\n", NULL);
+	remote = new_remote(d.dir);
+	strcpy(remote.site.python_dir, dir);
+	if (old)
+		fake_set_env(&fake, "PYTHONPATH", old);
+	pf_remote_start(&slurm, &remote, "budget=1%");
+	got = fake_get(&fake, "PYTHONPATH");
+	tap_ok(remote.role == PF_ROLE_MAIN && !got == !want &&
+		       (!got || !strcmp(got, want)) &&
+		       strstr(fake.logs, logged),
+	       what);
+	stop(&d);
+}
+
+static void test_python(void)
+{
+	static char longest[4200];
+
+	memset(longest, 'x', sizeof(longest) - 1);
+	leads_python("", "/a", "/a", "", "without python_dir= it stays");
+	leads_python("/pf", NULL, "/pf", "", "PYTHONPATH is made");
+	leads_python("/pf", "/a:/b", "/pf:/a:/b", "", "PYTHONPATH is led");
+	leads_python("/pf", "/pf:/a", "/pf:/a", "", "it is led once");
+	leads_python("/pf", "/pfx", "/pf:/pfx", "", "another name is another");
+	leads_python("/pf", longest, longest, "not hooked",
+		     "a PYTHONPATH too long is left alone");
+}
+
 static void test_site(void)
 {
 	struct fake_slurm fake = { 0 };
@@ -318,6 +356,7 @@ int main(void)
 	test_fill_held_back("garbage", "\x01\x02\x03");
 	test_task_not_taken();
 	test_others();
+	test_python();
 	test_site();
 	return tap_done();
 }

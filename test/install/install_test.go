@@ -83,6 +83,9 @@ func TestInstall_EveryFileWithItsMode(t *testing.T) {
 		return "man" + s[strings.LastIndex(s, ".")+1:] + "/" + s
 	}
 	add(filepath.Join(python(t), "pipefill"), "engine/pipefill/*.py", same)
+	for _, folder := range []string{"hooks", "site"} {
+		add(filepath.Join(python(t), "pipefill", folder), "engine/pipefill/"+folder+"/*.py", same)
+	}
 	add("usr/local/lib/systemd/system", "packaging/systemd/*", same)
 	add("etc/pipefill", "packaging/etc/*", func(s string) string { return strings.TrimSuffix(s, ".example") + ".example" })
 	add("usr/local/share/man", "docs/man/*.md", page)
