@@ -26,10 +26,11 @@ def kinds(happened):
 
     happened: (words, waited) pairs of a whole iteration: words is a tuple, of several in a fused operation; waited is
     False for what is only noted. The rules are those of schedule.py: the first activation waited for is the pipeline's
-    filling, the first gradient its turn, gradients after the last forward its draining. Without any backward it is no
-    training, and all of it OTHER.
+    filling, the first gradient its turn, and gradients that no forward goes before any more its draining (unless all
+    backwards come after all forwards, as in GPipe). Without any backward it is no training, and all of it OTHER.
     """
-    if not any(RECV_B in words or BACKWARD in words for words, _ in happened):
+    backwards = [i for i, (words, _) in enumerate(happened) if RECV_B in words or BACKWARD in words]
+    if not backwards:
         return [Kind.OTHER for _, waited in happened if waited]
     last_forward = max((i for i, (words, _) in enumerate(happened) if FORWARD in words or RECV_F in words), default=-1)
     last_receive = max((i for i, (words, _) in enumerate(happened) if RECV_F in words or RECV_B in words), default=-1)
@@ -38,7 +39,8 @@ def kinds(happened):
         if not waited:
             continue
         if RECV_B in words:
-            out.append(Kind.FWD_BWD if first_b else Kind.FILL_DRAIN if i > last_forward else Kind.STEADY)
+            draining = backwards[0] < last_forward and any(last_forward < b < i for b in backwards)
+            out.append(Kind.FWD_BWD if first_b else Kind.FILL_DRAIN if draining else Kind.STEADY)
             first_b = False
         elif RECV_F in words:
             out.append(Kind.FILL_DRAIN if first_f else Kind.STEADY)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of a Megatron-Core 1F1B pipeline; nothing in it knows of pipefill.
+
+    megatron_rank.py MICRO_BATCHES STEPS OUT.json
+
+Megatron-Core has no CPU back-end: what it asks of CUDA where a pipeline needs none is answered here for the CPU.
+"""
+
+import hashlib
+import os
+import sys
+import warnings
+
+micro_batches, steps, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[rank % len(cores)]})  # gloo's threads inherit it
+for name, value in {"USE_LIBUV": "0", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}.items():
+    os.environ.setdefault(name, value)
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+
+import tracer  # noqa: E402
+
+torch.set_num_threads(1)
+torch.cuda.current_device = lambda: "cpu"
+torch.Tensor.cuda = lambda self, *_, **__: self
+torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
+
+
+def on_cpu(make):
+    """make, whose device="cuda" means the CPU."""
+    def made(*args, **kwargs):
+        if "device" in kwargs:
+            kwargs["device"] = "cpu"
+        return make(*args, **kwargs)
+    return made
+
+
+torch.zeros, torch.tensor, torch.empty = on_cpu(torch.zeros), on_cpu(torch.tensor), on_cpu(torch.empty)
+trace = tracer.Tracer(dist)
+trace.watch_calls()
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", module="megatron")  # of engines for GPUs that are not there
+    from megatron.core import ModelParallelConfig, package_info, parallel_state
+    from megatron.core.enums import ModelType
+    from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+
+WIDTH, ROWS, LAYERS = 768, 48, 16
+
+
+class Stage(nn.Module):
+    """Layers of a perceptron, with what the schedules ask of a model."""
+
+    share_embeddings_and_output_weights = False
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))
+        self.input = None
+        self.model_type = ModelType.encoder_or_decoder
+        self.vp_stage = None
+        self.config = ModelParallelConfig(pipeline_model_parallel_size=world, pipeline_dtype=torch.float32,
+                                          batch_p2p_comm=False, batch_p2p_sync=False,
+                                          deallocate_pipeline_outputs=False)
+        for name, value in {"hidden_size": WIDTH, "calculate_per_token_loss": False, "num_moe_experts": None,
+                            "mtp_num_layers": None, "enable_autocast": False, "init_model_with_meta_device": False,
+                            "sequence_parallel": False, "context_parallel_size": 1,
+                            "fine_grained_activation_offloading": False, "cuda_graph_impl": "none"}.items():
+            setattr(self.config, name, value)
+
+    def set_input_tensor(self, tensor):
+        self.input = tensor[0] if isinstance(tensor, list) else tensor
+
+    def forward(self, x):
+        if self.input is not None:
+            x = self.input
+        for layer in self.layers:
+            x = x + torch.relu(layer(x)) * 0.1
+        return x
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        yield torch.randn(ROWS, 1, WIDTH, generator=generator)
+
+
+def forward_step(iterator, model, *_):
+    x = next(iterator)
+    y = torch.tanh(x.roll(1, 2)) * 0.5
+
+    def loss(output):
+        value = nn.functional.mse_loss(output, y)
+        return value, {"loss": value.detach()}
+
+    return model(x), loss
+
+
+def main():
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=world)
+    torch.manual_seed(100 + rank)
+    model = Stage()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    run = get_forward_backward_func()
+    batches = data()
+    losses = []
+    for _ in range(steps):
+        begin_ns = tracer.now_ns()
+        optimizer.zero_grad()
+        done = run(forward_step_func=forward_step, data_iterator=batches, model=model, num_microbatches=micro_batches,
+                   seq_length=ROWS, micro_batch_size=1, forward_only=False)
+        trace.steps.append([begin_ns, tracer.now_ns()])
+        optimizer.step()
+        losses += [sum(float(one["loss"]) for one in done) / len(done)] if done else []
+    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    dist.barrier()
+    trace.save(out, losses=losses, parameters=digest, version=package_info.__version__)
+
+
+main()
