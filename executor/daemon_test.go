@@ -570,7 +570,7 @@ func TestDaemon_AFullDiskStopsFillJobsAndSaysSo(t *testing.T) {
 	shaky.set(false)
 	before := cpu()
 	within(t, 5*time.Second, "the fill job to go on", func() bool { return cpu() != before })
-	within(t, 5*time.Second, "the fault to go", func() bool { return len(s.sync().Faults) == 0 })
+	within(t, 10*time.Second, "the fault to go", func() bool { return len(s.sync().Faults) == 0 })
 }
 
 // gatedDisk is full or not.

@@ -34,9 +34,14 @@ const (
 	distrustOpenings = 20
 	forgiveOpenings  = 200
 	// How often it is looked whether a fill job has stopped, from the first look
-	// to the last, doubling.
+	// to the last, each eight times later than the one before. Next to a main
+	// job that computes on the same cores it has no core to stop on, and each
+	// look takes one for 20 to 50 us.
 	stopLookFirst = 100 * time.Microsecond
-	stopLookLast  = 10 * time.Millisecond
+	stopLookLast  = 50 * time.Millisecond
+	// Not more often while the main job waits, or the device is no core: the
+	// kernel says then when it has stopped, and how long it took is learned.
+	stopLookWaiting = 10 * time.Millisecond
 	// Less than this past the deadline is the stop itself: the way into the
 	// freezer takes 5 us of CPU time (60 at most), and must not make the governor
 	// widen the guard.
@@ -318,18 +323,19 @@ func (r *runner) forgive() {
 func (r *runner) stop(now int64) int64 {
 	waits := r.waitsStill()
 	r.freeze()
-	for wait, waited := int64(stopLookFirst), int64(0); !r.valve.stopped(r.waiter.nowNs() + wait); {
-		waited += wait
-		wait = min(2*wait, int64(stopLookLast))
-		if r.running && r.main.Word.Load()&wordOpen != 0 && r.main.Word.Load() != r.word {
+	for wait := int64(stopLookFirst); !r.stopped(wait); wait = min(8*wait, int64(stopLookLast)) {
+		word := r.main.Word.Load()
+		if r.running && word&wordOpen != 0 && word != r.word {
 			break
 		}
 		// A thread in an uninterruptible call is not running; one that never
 		// stops is the daemon's business, which sees ThawedAtNs stand.
-		if r.super.Command.Load() == superExit && waited > int64(time.Second) {
+		if r.super.Command.Load() == superExit && r.waiter.nowNs()-now > int64(time.Second) {
 			break
 		}
-		r.freeze()
+		if wait == int64(stopLookLast) {
+			r.freeze()
+		}
 	}
 	at := r.waiter.nowNs()
 	took := at - now
@@ -345,6 +351,18 @@ func (r *runner) stop(now int64) int64 {
 	}
 	r.super.State.Store(stateFrozen)
 	return at
+}
+
+// stopped waits for a while until everything has stopped, or the next edge.
+func (r *runner) stopped(wait int64) bool {
+	if r.cpuBound && !r.waitsStill() {
+		if r.valve.stopped(r.waiter.nowNs()) {
+			return true
+		}
+		r.waiter.wait(r.main.Word.Load(), r.waiter.nowNs()+wait)
+		wait = 0
+	}
+	return r.valve.stopped(r.waiter.nowNs() + min(wait, int64(stopLookWaiting)))
 }
 
 func (r *runner) freeze() {

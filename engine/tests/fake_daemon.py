@@ -67,6 +67,10 @@ class FakeDaemon:
         """Tells the fill job to end."""
         struct.pack_into("=I", self.control, 80, 1)
 
+    def filled_ns(self):
+        """For how long the fill job's chunks ran."""
+        return struct.unpack_from("=Q", self.fill, 48)[0]
+
     def events(self):
         """The main side's finished bubbles and marks: dicts, oldest first."""
         head = struct.unpack_from("=Q", self.main, 136)[0]

@@ -5,6 +5,7 @@ package slurmtest
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,6 +159,17 @@ func TestSubmit(t *testing.T) {
 		})
 	}
 
+	t.Run("a job through slurmrestd brings its options in its environment", func(t *testing.T) {
+		out := c.rest(t, "pf_ann", "POST", "job/submit",
+			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","environment":{"PATH":"/bin","PIPEFILL_OPTIONS":"fill,mode=chunked"},"current_working_directory":"/tmp"}}`)
+		jobs, err := c.client.Jobs(t.Context(), []string{"pipefill"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(jobs, func(j slurm.Job) bool { return j.Held && j.Options == "fill,mode=chunked" }) {
+			t.Errorf("no job has them: %+v\nsubmit said %s", jobs, out)
+		}
+	})
 	t.Run("a user cannot forge the note", func(t *testing.T) {
 		out := c.rest(t, "pf_ann", "POST", "job/submit",
 			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","admin_comment":"pipefill:pin=n0","environment":{"PATH":"/bin"},"current_working_directory":"/tmp"}}`)

@@ -19,13 +19,15 @@ MADE = os.path.join(ROOT, "build", "engines", ".made")
 SITE = os.path.join(ROOT, "engine", "pipefill", "site")
 LEARN = 16  # steps after which every bubble is predicted
 OFFERED_KINDS = (0, 1, 2)
+STOPPED = 75  # how examples/fill_chunked.py ends when it is told to
 
 
 class Run:
-    """What came of it: ranks (what each wrote), events (what each announced, [] without a hook), output (stderr)."""
+    """What came of it: ranks (what each wrote), events (what each announced, [] without a hook), output (stderr), and
+    filled_ns, for how long fill work ran beside each."""
 
-    def __init__(self, ranks, events, output):
-        self.ranks, self.events, self.output = ranks, events, output
+    def __init__(self, ranks, events, output, filled_ns):
+        self.ranks, self.events, self.output, self.filled_ns = ranks, events, output, filled_ns
 
     def after(self, step):
         """From when on it is measured: the beginning of a step on each rank."""
@@ -47,24 +49,40 @@ class Run:
         return [e for e in self.events[rank] if e["begin_ns"] >= begin and not e["flags"] & fake_daemon.ITERATION]
 
 
-def run(program, *arguments, world=2, hooked=True, environment=None, timeout=300):
+def run(program, *arguments, world=2, hooked=True, fill=False, environment=None, timeout=300):
     """Runs program (of this folder) as world ranks; its argument OUT is put in for the path of what it writes.
 
-    hooked: with the environment that the SPANK plugin gives a main job. RuntimeError with the output if a rank fails.
+    hooked: with the environment that the SPANK plugin gives a main job. fill: beside each rank a fill job runs in its
+    bubbles, on its core. RuntimeError with the output if a rank fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}") for n in range(world)] if hooked else []
+        fills = []
         try:
+            fills = [_start_fill(daemon, n) for n, daemon in enumerate(daemons) if fill]
             output = _start(program, arguments, world, daemons, environment or {}, timeout, folder)
             events = [daemon.events() for daemon in daemons] or [[] for _ in range(world)]
             ranks = []
             for n in range(world):
                 with open(os.path.join(folder, f"{n}.json"), encoding="utf-8") as file:
                     ranks.append(json.load(file))
-            return Run(ranks, events, output)
+            return Run(ranks, events, output, [daemon.filled_ns() for daemon in daemons])
         finally:
+            for daemon, process in zip(daemons, fills):
+                daemon.stop_fill()
+                if process.wait(timeout=30) != STOPPED:
+                    raise RuntimeError(f"the fill job ended with {process.returncode}")
             for daemon in daemons:
                 daemon.close()
+
+
+def _start_fill(daemon, number):
+    cores = sorted(os.sched_getaffinity(0))
+    return subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "engine", "examples", "fill_chunked.py"), str(2**31), os.devnull],
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PIPEFILL_LIBRARY": os.path.join(BUILD, "libpipefill.so"),
+             **daemon.environment("fill")},
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores[number % len(cores)]}), stderr=subprocess.DEVNULL)
 
 
 def _start(program, arguments, world, daemons, environment, timeout, folder):
