@@ -16,7 +16,7 @@ SHELL := /bin/bash -o pipefail
 .PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install go-binaries clean
 all: go-binaries
 
-FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk)
+FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk)
 include $(FRAGMENTS)
 
 ifneq ($(filter spank/spank.mk,$(FRAGMENTS)),)
@@ -26,6 +26,10 @@ endif
 ifneq ($(filter spank/plugin.mk,$(FRAGMENTS)),)
 all: $(BUILD)/spank_pipefill.so
 check-c: check-c-plugin
+endif
+ifneq ($(filter engine/nccl/nccl.mk,$(FRAGMENTS)),)
+all: $(BUILD)/libnccl-profiler-pipefill.so
+check-c: check-c-nccl
 endif
 
 go-binaries: | $(BUILD)
