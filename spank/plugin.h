@@ -19,7 +19,7 @@ struct pf_site {
 	char run_dir[128]; /* may hold %n, the node's name */
 	char fill_partitions[256];
 	char python_dir[256]; /* leads a main job's PYTHONPATH; "": none */
-	int hold_wait_s; /* an unassigned fill job blocks this long */
+	int hold_wait_s;      /* an unassigned fill job blocks this long */
 };
 
 /* Reads the arguments of plugstack.conf; what is wrong is logged and left. */

@@ -114,7 +114,8 @@ static void lead_python(const struct pf_slurm *slurm,
 {
 	const char *dir = remote->site.python_dir;
 	size_t length = strlen(dir);
-	char old[4096] = "", path[sizeof(old) + sizeof(remote->site.python_dir)];
+	char old[4096] = "",
+	     path[sizeof(old) + sizeof(remote->site.python_dir)];
 
 	if (!length)
 		return;

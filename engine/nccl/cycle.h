@@ -15,9 +15,10 @@
  * Where in the iteration that is does not matter, as bubbles may wrap. */
 struct pf_cycle {
 	uint64_t receives; /* so far */
-	uint64_t begun;	   /* receives when the iteration began */
+	uint64_t begun;    /* receives when the iteration began */
 	uint64_t iteration;
 	uint32_t fixed; /* so many receives an iteration; 0: by collectives */
+
 	struct {
 		uint64_t at;   /* receives at its last collective */
 		uint64_t most; /* receives between two, lately */

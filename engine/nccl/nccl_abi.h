@@ -21,6 +21,7 @@ struct pf_nccl_event {
 	uint8_t type;
 	void *parent; /* what we returned for the event above it */
 	int rank;
+
 	union {
 		struct {
 			uint64_t sequence;
@@ -35,6 +36,7 @@ struct pf_nccl_event {
 			const char *algorithm;
 			const char *protocol;
 		} coll;
+
 		struct {
 			const char *function; /* "Send", "Recv" */
 			void *buffer;
@@ -43,6 +45,7 @@ struct pf_nccl_event {
 			int peer;
 			uint8_t channels; /* not filled in by NCCL 2.28 on */
 		} p2p;
+
 		struct {
 			uint8_t channel;
 			uint64_t device_ns;

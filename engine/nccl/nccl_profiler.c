@@ -31,8 +31,8 @@
 /* One receive; a handle of NCCL's points to it or to one of its channels. */
 struct slot {
 	uint64_t iteration;
-	int64_t place; /* in its iteration; -1: not announced */
-	int from_before; /* its peer is a stage before this one */
+	int64_t place;         /* in its iteration; -1: not announced */
+	int from_before;       /* its peer is a stage before this one */
 	unsigned int channels; /* of its kernel that run */
 };
 
@@ -45,19 +45,18 @@ static struct {
 	pthread_mutex_t lock;
 	struct pf_main *main; /* one for all communicators of the process */
 	unsigned int communicators; /* alive */
-	unsigned int numbers;	    /* given so far */
+	unsigned int numbers;       /* given so far */
 	struct pf_cycle cycle;
 	struct slot slots[SLOTS];
 	uint64_t next_slot;
-	unsigned int running; /* receives whose kernel runs */
-	int announced;	      /* a bubble is */
-	uint64_t iteration;   /* the last that was marked */
+	unsigned int running;        /* receives whose kernel runs */
+	int announced;               /* a bubble is */
+	uint64_t iteration;          /* the last that was marked */
 	int seen_before, seen_after; /* a receive of that side in it */
 } plugin = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int plugin_init(void **context, int *mask, const char *name,
-		       uint64_t hash, int nodes, int ranks, int rank,
-		       void *log)
+		       uint64_t hash, int nodes, int ranks, int rank, void *log)
 {
 	const char *receives = getenv("PIPEFILL_NCCL_RECEIVES");
 	struct communicator *communicator;
@@ -105,8 +104,8 @@ static struct slot *enqueue(const struct communicator *communicator,
 /* The kinds of schedule.py, as far as they are seen from here. */
 static enum pf_kind kind_of(const struct slot *slot)
 {
-	int *seen = slot->from_before ? &plugin.seen_before
-				      : &plugin.seen_after;
+	int *seen =
+		slot->from_before ? &plugin.seen_before : &plugin.seen_after;
 
 	if (*seen)
 		return PF_STEADY;
@@ -205,8 +204,8 @@ static int plugin_finalize(void *context)
 	return PF_NCCL_SUCCESS;
 }
 
-__attribute__((visibility("default")))
-struct pf_nccl_profiler ncclProfiler_v4 = {
-	"pipefill", plugin_init, plugin_start, plugin_stop, plugin_state,
-	plugin_finalize,
+__attribute__((
+	visibility("default"))) struct pf_nccl_profiler ncclProfiler_v4 = {
+	"pipefill",  plugin_init,  plugin_start,
+	plugin_stop, plugin_state, plugin_finalize,
 };

@@ -69,7 +69,7 @@ func (c *cluster) probe(t *testing.T, how string, args ...string) func(t *testin
 	// Slurm takes a plugin only from where root alone may write.
 	mine := filepath.Join(c.dir, "lib", "probe_plugin.so")
 	c.must(t, "root", "install", "-m", "644", library, mine)
-	dir, err := os.MkdirTemp(c.dir, "probe")
+	dir, err := os.MkdirTemp(c.dir, "probe") //nolint:usetesting // others could not enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,8 @@ static unsigned count(const struct fake_daemon *d, int marks)
 	return n;
 }
 
-static const struct pf_event *bubble(const struct fake_daemon *d, unsigned which)
+static const struct pf_event *bubble(const struct fake_daemon *d,
+				     unsigned which)
 {
 	uint64_t i;
 
@@ -251,7 +252,8 @@ static void test_cycle(void)
 	(void) cycle_marks(&cycle, 3, 32, 50, 6);
 	tap_ok(cycle_marks(&cycle, 20, 32, 50, 6) == 20, "a longer one too");
 	pf_cycle_collective(&cycle, PF_CYCLE_GROUPS);
-	tap_ok(pf_cycle_receive(&cycle) == 0, "too many communicators are left");
+	tap_ok(pf_cycle_receive(&cycle) == 0,
+	       "too many communicators are left");
 	cycle = (struct pf_cycle){ .fixed = 3 };
 	for (i = 0; i < 7; i++)
 		last = pf_cycle_receive(&cycle);
