@@ -28,6 +28,7 @@ type config struct {
 	GuardMs    float64        `yaml:"guard_ms"`
 	Share      float64        `yaml:"share"`
 	MinMs      float64        `yaml:"min_ms"`
+	FloorMs    float64        `yaml:"floor_ms"`
 	Budget     string         `yaml:"budget"`
 	FillSched  fillSched      `yaml:"fill_sched"` // idle or normal
 	Control    string         `yaml:"control"`    // iterations withheld for comparison: a percentage, or auto
@@ -152,6 +153,12 @@ func (c *config) checkFilling(wrong func(format string, args ...any)) {
 	}
 	if !(c.MinMs >= 0 && c.MinMs <= 60000) {
 		wrong("min_ms: %v: write 0 to 60000", c.MinMs)
+	}
+	if !(c.FloorMs >= 0 && c.FloorMs <= 1000) {
+		wrong("floor_ms: %v: write 0 to 1000", c.FloorMs)
+	}
+	if c.FloorMs > 0 && c.FillSched != schedIdle {
+		wrong("floor_ms: %v: write 0 with fill_sched: %s; only an idle fill job gives way by itself", c.FloorMs, c.FillSched)
 	}
 	var err error
 	if c.budget, err = parseShare(c.Budget); err != nil || c.budget <= 0 {

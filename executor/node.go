@@ -234,6 +234,9 @@ func (n *node) takeMainDevice(m *mainJob, dev device.Device, main *page[mainPage
 	c := control.at
 	c.Seed.Store(m.rec.Seed)
 	c.MinNs.Store(uint64(milliseconds(n.cfg.MinMs)))
+	if dev.ID.Kind() == pipefill.KindCPU {
+		c.FloorNs.Store(uint64(milliseconds(n.cfg.FloorMs)))
+	}
 	c.MarginNs.Store(uint64(200 * time.Microsecond))
 	c.BeatNs.Store(uint64(n.mono()))
 	if n.cfg.TraceDir != "" {

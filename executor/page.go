@@ -92,7 +92,8 @@ type controlPage struct {
 	MarginNs   atomic.Uint64 `c:"margin_ns"`
 	FillStop   atomic.Uint32 `c:"fill_stop"`
 	_          uint32
-	_          [4008]byte
+	FloorNs    atomic.Uint64 `c:"floor_ns"`
+	_          [4000]byte
 }
 
 // fillPage is written by the fill job alone (struct pf_fill_page).

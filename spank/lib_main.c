@@ -213,10 +213,13 @@ static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 {
 	uint64_t guard_ns = LOAD(main->control->guard_ns);
 	uint64_t share_ppm = LOAD(main->control->share_ppm);
+	uint64_t floor_ns = LOAD(main->control->floor_ns);
 	uint64_t usable_ns;
 
-	if (predicted_ns <= guard_ns)
+	if (!predicted_ns)
 		return 0;
+	if (predicted_ns <= guard_ns)
+		return floor_ns;
 	if (share_ppm > PF_SHARE_MAX_PPM)
 		share_ppm = PF_SHARE_MAX_PPM;
 	usable_ns = predicted_ns / 1000000u * share_ppm +
@@ -228,7 +231,11 @@ static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 		usable_ns -= guard_ns;
 	else if (usable_ns > predicted_ns - guard_ns)
 		usable_ns = predicted_ns - guard_ns;
-	return usable_ns < LOAD(main->control->min_ns) ? 0 : usable_ns;
+	if (usable_ns < LOAD(main->control->min_ns))
+		usable_ns = 0;
+	/* Fill work that gives way by itself costs next to nothing in a bubble
+	 * that turns out shorter, and one often turns out longer. */
+	return usable_ns < floor_ns ? floor_ns : usable_ns;
 }
 
 /* Decides whether the bubble is offered, and until when. */

@@ -79,6 +79,17 @@ static void test_withheld(struct fake_daemon *d, struct pf_main *main)
 	       "a share over all of it is all of it");
 	pf_bubble_end(main);
 	d->control->share_ppm = 900000;
+	d->control->min_ns = 10000000000ull;
+	d->control->floor_ns = 5000000;
+	pf_bubble_begin(main, PF_FWD_BWD, 0);
+	tap_ok(d->main->word & PF_WORD_OPEN, "but the floor");
+	tap_ok(d->main->deadline_ns == d->main->begin_ns + 5000000, "and not more");
+	pf_bubble_end(main);
+	pf_bubble_begin(main, PF_FWD_BWD, 1000);
+	tap_ok(!(d->main->word & PF_WORD_OPEN), "of what is learned only");
+	pf_bubble_end(main);
+	d->control->floor_ns = 0;
+	d->control->min_ns = 100000;
 }
 
 static void test_control_iterations(struct fake_daemon *d, struct pf_main *main)

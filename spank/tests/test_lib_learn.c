@@ -107,6 +107,7 @@ static const struct {
 	FIELD(pf_control_page, assignment),
 	FIELD(pf_control_page, margin_ns),
 	FIELD(pf_control_page, fill_stop),
+	FIELD(pf_control_page, floor_ns),
 	FIELD(pf_fill_page, magic),
 	FIELD(pf_fill_page, version),
 	FIELD(pf_fill_page, size),

@@ -30,7 +30,7 @@ func settings() []setting {
 	// does not cut in: it is the settings that are measured.
 	common := []string{"control: 50%", "budget: 100%"}
 	normal := append([]string{"fill_sched: normal", "guard_ms: 0", "share: 1.3", "min_ms: 1"}, common...)
-	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1"}, common...)
+	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1", "floor_ms: 5"}, common...)
 	return []setting{
 		{"fill chunked, normal priority", 2, normal, 2, 75},
 		{"fill signal, normal priority", 0, normal, 2, 70},
