@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pipefill/test/cluster"
-	"pipefill/test/measure"
+	"pipefill/measure"
 	"pipefill/test/workload"
 )
 

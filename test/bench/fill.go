@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"pipefill/test/cluster"
-	"pipefill/test/measure"
+	"pipefill/measure"
 	"pipefill/test/workload"
 )
 

@@ -15,7 +15,7 @@ import (
 	"pipefill/api"
 	"pipefill/controller/slurm"
 	"pipefill/test/cluster"
-	"pipefill/test/measure"
+	"pipefill/measure"
 	"pipefill/test/workload"
 )
 

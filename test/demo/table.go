@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"text/tabwriter"
 
-	"pipefill/test/measure"
+	"pipefill/measure"
 )
 
 // print writes the report for people.

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"pipefill/test/cluster"
-	"pipefill/test/measure"
+	"pipefill/measure"
 )
 
 const python = "/usr/bin/python3"

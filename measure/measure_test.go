@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"pipefill/test/measure"
+	"pipefill/measure"
 )
 
 func TestUnion_MergesAndDropsEmpty(t *testing.T) {
