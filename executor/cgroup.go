@@ -67,6 +67,28 @@ func findCgroups(mountinfo, name string) (*cgroups, error) {
 	return c, nil
 }
 
+func (c *cgroups) jobDir(job int64) string {
+	return filepath.Join(c.unified, c.name, jobPrefix+strconv.FormatInt(job, 10))
+}
+
+// adopt moves a process into the group of a main job, made if need be.
+func (c *cgroups) adopt(job int64, pid int) error {
+	dir := c.jobDir(job)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as all groups are
+		return fmt.Errorf("make group: %w", err)
+	}
+	return writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid))
+}
+
+// release takes the group of a main job away, if there is one and it is empty.
+func (c *cgroups) release(job int64) error {
+	err := os.Remove(c.jobDir(job))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove group: %w", err)
+	}
+	return nil
+}
+
 // group is the groups of one fill job.
 type group struct {
 	unified string

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pipefill"
+	"pipefill/executor/device"
 )
 
 // The verbs of docs/protocol.md section 2.
@@ -92,18 +93,40 @@ func (n *node) verbMain(key pipefill.JobKey, uid uint32, step string, m message)
 	if err != nil {
 		return reply{}, err
 	}
-	ids, err := n.attachMain(key, uid, step, m.keys["options"], int(tasks))
+	ids, err := n.attachMain(key, uid, step, m, int(tasks))
 	if err != nil {
 		return reply{}, err
 	}
 	if len(ids) == 0 {
 		return replyNone, nil
 	}
+	if m.keys["pid"] != "" {
+		if err := n.adopt(key.JobID, uid, m); err != nil {
+			return reply{}, err
+		}
+	}
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = string(id)
 	}
 	return ok("dir", n.cfg.RunDir, "devices", strings.Join(names, " ")), nil
+}
+
+// adopt moves a main job's process that no slurmstepd started into a group by
+// which its own processes are known.
+func (n *node) adopt(job int64, uid uint32, m message) error {
+	pid, err := m.number("pid", 1<<22)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || pid < 2 {
+		return pipefill.Errorf(pipefill.CodeInvalid, "main: no process %d", pid)
+	}
+	if other, fill, err := parsePeer(string(data), n.groups.name, uid); err != nil || other != 0 && other != job || fill != 0 {
+		return pipefill.Errorf(pipefill.CodeInvalid, "main: process %d is of another job", pid)
+	}
+	return n.groups.adopt(job, int(pid))
 }
 
 func (n *node) verbTask(key pipefill.JobKey, uid uint32, m message) (reply, error) {
@@ -258,9 +281,10 @@ func (n *node) openMain(p peer, name string) (reply, []*os.File, error) {
 	if p.job == 0 || m == nil || m.rec.UID != p.uid || m.ending {
 		return replyNone, nil, nil
 	}
-	d := m.pick(name)
+	d := m.pick(name, func(d device.Device) bool { return d.Node == nil || d.Node.HeldBy(p.process.Pid) })
 	if d == nil {
-		return reply{}, nil, pipefill.Errorf(pipefill.CodeNotFound, "job %d has no device %q here", p.job, name)
+		return reply{}, nil, pipefill.Errorf(pipefill.CodeNotFound,
+			"job %d has no device %q here, or this process has not opened it yet (a GPU: use it before pf_open)", p.job, name)
 	}
 	files, err := handOut(d.main.shared, d.control.readOnly)
 	if err != nil {

@@ -116,7 +116,8 @@ func (n *node) fault(key, text string) {
 func (n *node) nowMs() int64 { return n.now().UnixMilli() }
 
 // attachMain registers a step of a main job and returns its devices.
-func (n *node) attachMain(key pipefill.JobKey, uid uint32, step, options string, tasks int) ([]pipefill.DeviceID, error) {
+func (n *node) attachMain(key pipefill.JobKey, uid uint32, step string, told message, tasks int) ([]pipefill.DeviceID, error) {
+	options := told.keys["options"]
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if m := n.mains[key.JobID]; m != nil {
@@ -132,7 +133,7 @@ func (n *node) attachMain(key pipefill.JobKey, uid uint32, step, options string,
 		n.endMain(m, "the job was started again")
 		n.dropMain(m) // its fill jobs go on ending without it
 	}
-	free := n.freeDevices()
+	free := ofJob(n.freeDevices(), told.keys["gpus"])
 	// A task each wants a device each; a single task may be a launcher.
 	if tasks > 1 && tasks < len(free) {
 		free = free[:tasks]
@@ -199,6 +200,19 @@ func (n *node) freeDevices() []device.Device {
 		}
 	}
 	return free
+}
+
+// ofJob leaves out the GPUs that Slurm did not give the job, by SLURM_JOB_GPUS,
+// so that two main jobs of one node have their own each. It is the job's to
+// forge: what a process may have is seen when it opens (device.Node.HeldBy).
+func ofJob(free []device.Device, gpus string) []device.Device {
+	minors, err := pipefill.ParseCores(gpus)
+	if gpus == "" || err != nil {
+		return free
+	}
+	return slices.DeleteFunc(free, func(d device.Device) bool {
+		return d.Node != nil && !slices.Contains(minors, int(d.Node.Minor))
+	})
 }
 
 // addMainDevice makes the pages of one device.
@@ -276,26 +290,33 @@ func (m *mainJob) deviceIDs() []pipefill.DeviceID {
 	return ids
 }
 
-// pick chooses the device that open-main named: a name, a local rank, or
-// nothing, for the first that nobody alive has opened.
-func (m *mainJob) pick(name string) *mainDevice {
-	for _, d := range m.devices {
-		if string(d.device.ID) == name {
-			return d
+// pick chooses the device that open-main named, of those that the asking
+// process may have: a name, a local rank, or nothing, for the first that
+// nobody alive has opened.
+func (m *mainJob) pick(name string, may func(device.Device) bool) *mainDevice {
+	var own []int
+	for i, d := range m.devices {
+		if may(d.device) {
+			own = append(own, i)
 		}
 	}
-	if rank, err := strconv.Atoi(name); err == nil && rank >= 0 && rank < len(m.devices) {
-		return m.devices[rank]
+	for _, i := range own {
+		if string(m.devices[i].device.ID) == name {
+			return m.devices[i]
+		}
 	}
-	if name != "" || len(m.devices) == 0 {
+	if rank, err := strconv.Atoi(name); err == nil && rank >= 0 && rank < len(own) {
+		return m.devices[own[rank]]
+	}
+	if name != "" || len(own) == 0 {
 		return nil
 	}
-	for i, d := range m.devices {
+	for _, i := range own {
 		if !slices.ContainsFunc(m.rec.Devices[i].Openers, process.alive) {
-			return d
+			return m.devices[i]
 		}
 	}
-	return m.devices[0]
+	return m.devices[own[0]]
 }
 
 // leaveMain takes a step of a main job away; with the last one it ends.
@@ -344,6 +365,9 @@ func (n *node) dropMain(m *mainJob) {
 		n.unmark(m.rec.Job.JobID)
 	}
 	n.closeMain(m)
+	if err := n.groups.release(m.rec.Job.JobID); err != nil {
+		n.log.Debug("group of main job not removed", "job_id", m.rec.Job.JobID, "err", err)
+	}
 	n.changed()
 }
 

@@ -27,6 +27,10 @@ var (
 	slurmV2 = regexp.MustCompile(`^/system\.slice/(?:[A-Za-z0-9._-]+_)?slurmstepd\.scope/job_(\d+)(?:/|$)`)
 )
 
+// jobPrefix leads the name of the group of a main job that no Slurm started
+// (verb main with pid=), in the node's own folder, where only root makes groups.
+const jobPrefix = "job_"
+
 // parsePeer reads /proc/PID/cgroup of a process of uid. ours is the name of
 // the node's folder of groups.
 func parsePeer(cgroup, ours string, uid uint32) (job, fill int64, err error) {
@@ -44,6 +48,8 @@ func parsePeer(cgroup, ours string, uid uint32) (job, fill int64, err error) {
 			}
 			if m := slurmV2.FindStringSubmatch(parts[2]); m != nil {
 				id = m[1]
+			} else if rest, ok := strings.CutPrefix(parts[2], "/"+ours+"/"+jobPrefix); ok {
+				id = rest
 			}
 		} else if m := slurmV1.FindStringSubmatch(parts[2]); m != nil && !strings.HasPrefix(parts[1], "name=") {
 			if m[1] != strconv.FormatUint(uint64(uid), 10) {
@@ -85,8 +91,8 @@ func readPeer(pid int, uid uint32, ours string) (peer, error) {
 	return peer{process: before, uid: uid, job: job, fill: fill}, nil
 }
 
-// slurmJobs lists the Slurm jobs that have a process on this machine.
-func slurmJobs() (map[int64]bool, error) {
+// jobsHere lists the jobs that have a process on this machine.
+func jobsHere(ours string) (map[int64]bool, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -108,6 +114,8 @@ func slurmJobs() (map[int64]bool, error) {
 				id = m[2]
 			} else if m := slurmV2.FindStringSubmatch(path); m != nil {
 				id = m[1]
+			} else if rest, ok := strings.CutPrefix(path, "/"+ours+"/"+jobPrefix); ok {
+				id = rest
 			}
 			if n, err := strconv.ParseInt(id, 10, 64); err == nil {
 				jobs[n] = true

@@ -197,7 +197,7 @@ func (n *node) tickFill(f *fillJob) {
 // lookForJobs ends what Slurm no longer has: its leave came while the daemon
 // was away, or never.
 func (n *node) lookForJobs() {
-	jobs, err := slurmJobs()
+	jobs, err := jobsHere(n.groups.name)
 	if err != nil {
 		n.log.Warn("jobs of this machine not listed", "err", err)
 		return
@@ -248,7 +248,11 @@ func newEventTrace(dir string, id pipefill.DeviceID) *eventTrace {
 }
 
 func (t *eventTrace) event(job int64, e eventCopy) {
-	if t == nil || e.flags&eventIteration != 0 {
+	if t == nil {
+		return
+	}
+	if e.flags&eventIteration != 0 {
+		_, _ = fmt.Fprintf(t.out, `{"job": %d, "iteration": %d, "begin_ns": %d, "end_ns": %d, "flags": %d}`+"\n", job, e.iteration, e.begin, e.end, e.flags)
 		return
 	}
 	_, _ = fmt.Fprintf(t.out, `{"job": %d, "iteration": %d, "index": %d, "kind": %q, "begin_ns": %d, "end_ns": %d, "deadline_ns": %d, "flags": %d}`+"\n",

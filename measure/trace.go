@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"pipefill"
 )
 
 // Flags of an event, PF_EVENT_* of spank/page.h.
@@ -37,6 +39,7 @@ type Rank struct {
 type Event struct {
 	Iteration  int64  `json:"iteration"`
 	Index      int    `json:"index"`
+	Kind       string `json:"kind"`
 	BeginNs    int64  `json:"begin_ns"`
 	EndNs      int64  `json:"end_ns"`
 	DeadlineNs int64  `json:"deadline_ns"`
@@ -72,6 +75,39 @@ func ReadTraces(dirs ...string) (Traces, error) {
 		return traces, fmt.Errorf("%s: no rank-*.jsonl: the main job wrote no trace", strings.Join(dirs, ", "))
 	}
 	return traces, nil
+}
+
+// ReadAnnounced reads the traces of a run whose main job wrote none itself: what
+// it announced stands in for what it waited. devices are in the order of ranks.
+func ReadAnnounced(dir string, devices []string) (Traces, error) {
+	traces := Traces{Events: map[string][]Event{}}
+	if err := traces.readBelow(dir); err != nil {
+		return traces, err
+	}
+	for _, device := range devices {
+		rank := Rank{Rank: len(traces.Ranks), Device: device, Iterations: map[int64]Interval{}}
+		for _, e := range traces.Events[device] {
+			span := Interval{e.BeginNs, e.EndNs}
+			switch {
+			case e.Flags&flagIteration != 0:
+				rank.Iterations[e.Iteration] = span
+			case offeredKinds[e.Kind]:
+				rank.Waits = append(rank.Waits, Wait{Interval: span, Iteration: e.Iteration, Kind: e.Kind})
+			}
+		}
+		if len(rank.Iterations) > 0 {
+			traces.Ranks = append(traces.Ranks, rank)
+		}
+	}
+	if len(traces.Ranks) == 0 {
+		return traces, pipefill.Errorf(pipefill.CodeNotFound, "the main job announced no iteration: "+
+			"let its program import an engine that pipefill knows, or call pf_iteration and pf_bubble_begin itself")
+	}
+	return traces, nil
+}
+
+var offeredKinds = map[string]bool{
+	pipefill.BubbleFillDrain.String(): true, pipefill.BubbleFwdBwd.String(): true, pipefill.BubbleSteady.String(): true,
 }
 
 func (traces *Traces) readBelow(dir string) error {

@@ -146,6 +146,7 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 	add_env(slurm, &request, "node", "SLURMD_NODENAME");
 	add_item(slurm, &request, "tasks", PF_ITEM_LOCAL_TASKS);
 	add_item(slurm, &request, "restarts", PF_ITEM_RESTARTS);
+	add_env(slurm, &request, "gpus", "SLURM_JOB_GPUS");
 	pf_message_add(&request, "options", text);
 	if (ask(remote, &request, deadline_ms, &reply, &error)) {
 		pf_say(slurm, "main job", "runs without fill jobs", error.text);

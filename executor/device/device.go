@@ -27,6 +27,27 @@ type Node struct {
 	Major, Minor int64
 }
 
+// HeldBy tells whether a process has the node open. Nothing but Slurm's own
+// constraint lets it, so that this proves that the GPU is its job's; what a
+// job's environment says of GPUs proves nothing.
+func (n Node) HeldBy(pid int) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false // it has ended
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		if err := unix.Stat(dir+"/"+e.Name(), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+			continue
+		}
+		if int64(unix.Major(st.Rdev)) == n.Major && int64(unix.Minor(st.Rdev)) == n.Minor {
+			return true
+		}
+	}
+	return false
+}
+
 // Probe looks at the devices named in the configuration.
 func Probe(ids []pipefill.DeviceID) ([]Device, error) {
 	devices := make([]Device, 0, len(ids))

@@ -107,6 +107,7 @@ static void test_main_attaches(void)
 
 	start(&d, "ok\ndir=/run/pf\ndevices=cpu:0 cpu:1\n", NULL);
 	remote = new_remote(d.dir);
+	fake_set_env(&fake, "SLURM_JOB_GPUS", "0,3");
 	pf_remote_start(&slurm, &remote, "budget=1%");
 	tap_ok(remote.role == PF_ROLE_MAIN &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_DIR"), "/run/pf") &&
@@ -117,7 +118,7 @@ static void test_main_attaches(void)
 	tap_ok(!strcmp(d.requests[0],
 		       "pipefill 1 main\ncluster=test\njob=7\n"
 		       "step=4294967291\nuid=1000\nnode=n0\ntasks=1\n"
-		       "restarts=0\noptions=budget=1%\n"),
+		       "restarts=0\ngpus=0,3\noptions=budget=1%\n"),
 	       "and is named whole");
 	remote.status = 256;
 	pf_remote_finish(&slurm, &remote);
