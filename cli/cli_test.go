@@ -144,6 +144,16 @@ func TestUsageMistakes(t *testing.T) {
 		{[]string{"config", "check"}, "write the files"},
 		{[]string{"config", "check", "other.yaml"}, "must begin with pipefilld or pipefillctld"},
 		{[]string{"bubbles", "1", "2"}, "one main job's number"},
+		{[]string{"try", "--fill", "true"}, "write the main job's command"},
+		{[]string{"try", "--main", "true"}, "at least one fill job's command"},
+		{[]string{"try", "--main", "true", "--fill", " "}, "a command is empty"},
+		{[]string{"try", "--main", "true", "--fill", "true", "more"}, "quote the commands"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--mode", "launch"}, "write signal or chunked"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--set", "guard_ms"}, "write KEY=VALUE"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--set", "node=x"}, "node is set by try itself"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--device", "tpu:0"}, "write cpu:<core list> or gpu:<uuid>"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--device", "gpu:GPU-1"}, "stopping a program does not stop its work on a GPU"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--alone", "-1"}, "write 0 or more"},
 	}
 	for _, tc := range cases {
 		status, _, errs := run(t, "unix:/nonexistent", tc.args...)

@@ -89,6 +89,22 @@ func (c *cgroups) release(job int64) error {
 	return nil
 }
 
+// leave takes the node's folders away where nothing is in them; the next
+// daemon makes them anew.
+func (c *cgroups) leave() {
+	// A main job's own, where its last process took longer than its end.
+	if jobs, err := filepath.Glob(filepath.Join(c.unified, c.name, jobPrefix+"*")); err == nil {
+		for _, dir := range jobs {
+			_ = os.Remove(dir)
+		}
+	}
+	for _, dir := range []string{c.unified, c.cpuset, c.devices, c.cpu} {
+		if dir != "" {
+			_ = os.Remove(filepath.Join(dir, c.name)) // fails where there is something
+		}
+	}
+}
+
 // group is the groups of one fill job.
 type group struct {
 	unified string

@@ -222,6 +222,7 @@ func (d *daemon) close() error {
 		for _, m := range d.mains {
 			d.closeMain(m)
 		}
+		d.groups.leave()
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"pipefill/test/cluster"
 	"pipefill/measure"
+	"pipefill/test/cluster"
 	"pipefill/test/workload"
 )
 

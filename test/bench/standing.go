@@ -8,8 +8,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"pipefill/test/cluster"
 	"pipefill/measure"
+	"pipefill/test/cluster"
 	"pipefill/test/workload"
 )
 

@@ -14,8 +14,8 @@ import (
 
 	"pipefill/api"
 	"pipefill/controller/slurm"
-	"pipefill/test/cluster"
 	"pipefill/measure"
+	"pipefill/test/cluster"
 	"pipefill/test/workload"
 )
 

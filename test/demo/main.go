@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pipefill/test/cluster"
 	"pipefill/measure"
+	"pipefill/test/cluster"
 	"pipefill/test/workload"
 )
 

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"pipefill/test/cluster"
 	"pipefill/measure"
+	"pipefill/test/cluster"
 )
 
 const python = "/usr/bin/python3"
