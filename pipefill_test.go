@@ -117,3 +117,15 @@ func TestVersion_IsOneWord(t *testing.T) {
 		t.Errorf("VERSION is %q", v)
 	}
 }
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{
+		"2GiB": 2 << 30, "0KiB": 0, "1.5MiB": 3 << 19, "1TiB": 1 << 40, "": -1, "GiB": -1, "2": -1, "2GB": -1, "-1GiB": -1, "+1GiB": -1,
+		"1e3GiB": -1, "NaNGiB": -1, "InfGiB": -1, "0x1GiB": -1, "9999999TiB": -1, "1_0KiB": -1,
+	} {
+		got, err := ParseSize(text)
+		if (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"pipefill"
@@ -78,16 +77,11 @@ func option(options, key string) string {
 
 // optionMem is mem=: device memory in bytes, 0 where there is none.
 func optionMem(options string) int64 {
-	text := option(options, "mem")
-	if len(text) < 4 {
+	bytes, err := pipefill.ParseSize(option(options, "mem"))
+	if err != nil {
 		return 0
 	}
-	units := map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-	amount, err := strconv.ParseFloat(text[:len(text)-3], 64)
-	if unit := units[text[len(text)-3:]]; err == nil && unit > 0 && amount >= 0 && amount*unit < 1e18 {
-		return int64(amount * unit)
-	}
-	return 0
+	return bytes
 }
 
 // optionMode is mode=.

@@ -225,9 +225,10 @@ func parseShare(text string) (float64, error) {
 // mainOptions is what a trainer said with --pipefill; the plugin has checked
 // the text, and what is wrong all the same is ignored in favour of the site's.
 type mainOptions struct {
-	budget float64
-	share  float64
-	off    bool
+	budget  float64
+	share   float64
+	reserve int64 // bytes of device memory that are never offered
+	off     bool
 }
 
 func (c *config) mainOptions(text string) mainOptions {
@@ -240,6 +241,10 @@ func (c *config) mainOptions(text string) mainOptions {
 		case "budget":
 			if v, err := parseShare(value); err == nil && v > 0 {
 				o.budget = v
+			}
+		case "reserve":
+			if v, err := pipefill.ParseSize(value); err == nil {
+				o.reserve = v
 			}
 		case "share":
 			if v, err := strconv.ParseFloat(value, 64); err == nil && v > 0 && v <= 1 {

@@ -52,11 +52,12 @@ func TestConfig_Defaults(t *testing.T) {
 func TestConfig_MainOptions(t *testing.T) {
 	c := config{Share: 0.9, budget: 0.01}
 	for text, want := range map[string]mainOptions{
-		"":                             {0.01, 0.9, false},
-		"budget=2%,share=0.5":          {0.02, 0.5, false},
-		"share=0.95":                   {0.01, 0.9, false}, // the site's is the most
-		"off":                          {0.01, 0.9, true},
-		"budget=x,share=-1,share=NaN,": {0.01, 0.9, false},
+		"":                             {budget: 0.01, share: 0.9},
+		"budget=2%,share=0.5":          {budget: 0.02, share: 0.5},
+		"share=0.95":                   {budget: 0.01, share: 0.9}, // the site's is the most
+		"off,reserve=2GiB":             {budget: 0.01, share: 0.9, reserve: 2 << 30, off: true},
+		"budget=x,share=-1,share=NaN,": {budget: 0.01, share: 0.9},
+		"reserve=2,reserve=":           {budget: 0.01, share: 0.9},
 	} {
 		if got := c.mainOptions(text); got != want {
 			t.Errorf("%q: %+v, want %+v", text, got, want)

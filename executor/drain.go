@@ -135,22 +135,37 @@ func (d *drain) takeIteration(e eventCopy) (iteration, bool) {
 	return iteration{number: e.iteration, length: time.Duration(e.end - e.begin), control: control}, true
 }
 
-// cycle is the bubbles that are offered, at their usable length.
-func (d *drain) cycle(share float64, guard, least time.Duration) pipefill.BubbleCycle {
+// terms are how bubbles are offered.
+type terms struct {
+	share        float64
+	guard, least time.Duration
+	reserve      int64 // bytes of the free device memory that are not offered
+}
+
+// cycle is the bubbles that are offered, at their usable length. Where the main
+// job tells what memory is free, one without any beyond the reserve is none.
+func (d *drain) cycle(t terms) pipefill.BubbleCycle {
 	c := pipefill.BubbleCycle{Version: 1, IterationNs: d.lengths.quantile(2), Bubbles: []pipefill.Bubble{}}
 	for i := range d.bubbles {
 		b := &d.bubbles[i]
 		// One that did not come for 16 iterations is no longer of the cycle.
-		if b.lengths.n < learnedLeast || !b.kind.Offered() || d.iterCount-b.seenAt > 16 {
+		if b.lengths.n < learnedLeast || d.iterCount-b.seenAt > 16 {
+			continue
+		}
+		free := max(0, b.freeBytes-t.reserve)
+		if b.freeBytes > 0 && (c.AlwaysFreeBytes == 0 || free < c.AlwaysFreeBytes) {
+			c.AlwaysFreeBytes = max(1, free) // 0 would say that there is no limit
+		}
+		if !b.kind.Offered() || b.freeBytes > 0 && free == 0 {
 			continue
 		}
 		length := b.lengths.quantile(1)
-		usable := usableOf(length, share, guard)
-		if usable < int64(least) {
+		usable := usableOf(length, t.share, t.guard)
+		if usable < int64(t.least) {
 			continue
 		}
 		c.Bubbles = append(c.Bubbles, pipefill.Bubble{
-			Index: i, Kind: b.kind.String(), StartNs: b.starts.quantile(1), DurationNs: usable, FreeBytes: b.freeBytes,
+			Index: i, Kind: b.kind.String(), StartNs: b.starts.quantile(1), DurationNs: usable, FreeBytes: free,
 		})
 	}
 	return c

@@ -55,10 +55,10 @@ func TestDrain_CycleAndTotals(t *testing.T) {
 		put(m, eventCopy{iteration: i, begin: at, end: at + 100*ms, flags: mark})
 		its = append(its, drainAll(d, m)...)
 	}
-	want := pipefill.BubbleCycle{Version: 1, IterationNs: 100 * ms, Bubbles: []pipefill.Bubble{
+	want := pipefill.BubbleCycle{Version: 1, IterationNs: 100 * ms, AlwaysFreeBytes: 7, Bubbles: []pipefill.Bubble{
 		{Index: 0, Kind: "fwd-bwd", StartNs: 10 * ms, DurationNs: 25 * ms, FreeBytes: 7},
 	}}
-	if diff := cmp.Diff(want, d.cycle(0.9, 5*time.Millisecond, 4*time.Millisecond)); diff != "" {
+	if diff := cmp.Diff(want, d.cycle(terms{share: 0.9, guard: 5 * time.Millisecond, least: 4 * time.Millisecond})); diff != "" {
 		t.Error(diff)
 	}
 	if got := d.totals; got.Iterations != 12 || got.ControlIterations != 1 || got.OfferedNs != 11*20*ms || got.BubbleNs != 11*31*ms {
@@ -107,8 +107,37 @@ func TestDrain_Nonsense(t *testing.T) {
 		}
 		drainAll(d, m)
 	}
-	c := d.cycle(0.9, 0, 0)
+	c := d.cycle(terms{share: 0.9})
 	if c.IterationNs < 0 || c.IterationNs > longestIteration {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestCycle_OffersNoMemoryOfTheReserve(t *testing.T) {
+	m, d := &mainPage{}, &drain{}
+	at := 100 * ms
+	for i := range uint64(12) {
+		for index, free := range []uint64{10, 4, 7} {
+			begin := at + int64(index)*20*ms
+			put(m, eventCopy{iteration: i, begin: begin, end: begin + 10*ms, freeBytes: free, index: uint32(index), kind: uint32(index) / 2 * 3})
+		}
+		put(m, eventCopy{iteration: i, begin: at, end: at + 100*ms, flags: eventIteration})
+		at += 100 * ms
+	}
+	d.events(m, func(e eventCopy) { d.take(e) })
+	free := func(c pipefill.BubbleCycle) (all []int64) {
+		for _, b := range c.Bubbles {
+			all = append(all, b.FreeBytes)
+		}
+		return all
+	}
+	for reserve, want := range map[int64][]int64{0: {10, 4}, 3: {7, 1}, 4: {6}, 10: nil, 1 << 60: nil} {
+		c := d.cycle(terms{share: 1, reserve: reserve})
+		if diff := cmp.Diff(want, free(c)); diff != "" {
+			t.Errorf("reserve %d (-want +got):\n%s", reserve, diff)
+		}
+		if least := max(1, 4-reserve); c.AlwaysFreeBytes != least {
+			t.Errorf("reserve %d: always free %d, want %d", reserve, c.AlwaysFreeBytes, least)
+		}
 	}
 }

@@ -183,6 +183,10 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 		n.log.Warn("fill job refused: stopping a process does not stop its kernels", "fill_job_id", a.Job.JobID)
 		return nil, errNoSlot
 	}
+	if a.MemBytes == 0 && a.Device.Kind() == pipefill.KindGPU {
+		// What it may hold also between bubbles; 0 while nobody knows.
+		a.MemBytes = d.drain.cycle(n.terms(n.mains[a.MainJob.JobID], d)).AlwaysFreeBytes
+	}
 	a.State = pipefill.AssignmentAttached
 	f := &fillJob{
 		rec:    fillRecord{Assignment: a, Steps: []string{step}, AttachedMs: n.nowMs(), ChargedMs: n.nowMs()},

@@ -158,13 +158,17 @@ func (n *node) snapshot() api.NodeSync {
 	return s
 }
 
+func (n *node) terms(m *mainJob, d *mainDevice) terms {
+	return terms{share: d.governor.share, guard: d.governor.guard, least: milliseconds(n.cfg.MinMs), reserve: m.options.reserve}
+}
+
 func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 	var all []api.MainDevice
 	for i, d := range m.devices {
 		g := d.governor
 		md := api.MainDevice{
 			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs,
-			Enabled: true, Cycle: d.drain.cycle(g.share, g.guard, milliseconds(n.cfg.MinMs)), Totals: d.drain.totals,
+			Enabled: true, Cycle: d.drain.cycle(n.terms(m, d)), Totals: d.drain.totals,
 		}
 		switch {
 		case m.options.off:

@@ -183,6 +183,10 @@ static void export_fill(const struct pf_slurm *slurm,
 		pf_message_value(reply, pairs[i][0], value, sizeof(value));
 		(void) slurm->set_env(slurm->context, pairs[i][1], value);
 	}
+	pf_message_value(reply, "mem_bytes", value, sizeof(value));
+	if (strcmp(value, "") && strcmp(value, "0"))
+		(void) slurm->set_env(slurm->context, "PIPEFILL_MEM_BYTES",
+				      value);
 	(void) slurm->set_env(slurm->context, "PIPEFILL_ROLE", "fill");
 	pf_message_value(reply, "device", value, sizeof(value));
 	if (!strncmp(value, "gpu:", 4))

@@ -162,12 +162,14 @@ static void test_fill(void)
 
 	fake_set_env(&fake, "SLURM_JOB_PARTITION", "pipefill");
 	start(&d, "wait\n",
-	      "ok\nassignment=3\ndevice=gpu:GPU-1\nmode=chunked\ndir=/r\n");
+	      "ok\nassignment=3\ndevice=gpu:GPU-1\nmode=chunked\nmem_bytes=4096\n"
+	      "dir=/r\n");
 	remote = new_remote(d.dir);
 	pf_remote_start(&slurm, &remote, "fill,mode=chunked");
 	tap_ok(remote.assigned && d.count == 2 &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "fill") &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_MODE"), "chunked") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_MEM_BYTES"), "4096") &&
 		       !strcmp(fake_get(&fake, "CUDA_VISIBLE_DEVICES"),
 			       "GPU-1"),
 	       "a fill job waits for its device and is told it");
