@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs ops in chunks: an op starts only if it ends before the bubble's deadline, else the next bubble is waited for.
+
+The ops stay where they are in the user's program, which stands still between two of them while the gate is shut:
+nothing is computed otherwise than without a gate, which is why training comes out the same to the bit.
+"""
+
+import time
+
+from ..gate import Stopping
+from . import device as devices
+from .times import Margin, OpTime, OpTimes
+
+# Longest wait in one call: Python sees a signal only between two.
+_WAIT_S = 0.25
+# An op that nothing is known of is given a bubble at least so much longer than others begin with.
+_UNKNOWN_SHARE = 0.6
+# So many openings, and so long, before an op is said to fit into none.
+_PROBES = 48
+_PROBE_S = 2.0
+# So many runs, before what an op takes is sure.
+_SURE = 8
+# The grace of a fill job that is told to end, less what is needed to write its state (executor: two seconds).
+_GRACE_S = 1.2
+# Ops shorter than this are not looked at once that is known: looking takes 5 us.
+_SHORT_S = 40e-6
+_OFTEN = 16
+
+
+class DoesNotFit(RuntimeError):
+    """An op takes longer than every bubble: no plan can run it here."""
+
+
+class Stopped(SystemExit):
+    """The job was told to end. No Exception: a program that catches those is not to go on outside its gate."""
+
+    def __init__(self):
+        # EX_TEMPFAIL, so that Slurm sees that it did not end by itself.
+        super().__init__(75)
+
+
+class Pace:
+    """The chunks of one fill job. boundary() is called where an op begins, and may take as long as a gate is shut."""
+
+    def __init__(self, gate, times=None, device=None, merge_short=True):
+        self.gate = gate
+        self.times = times or OpTimes()
+        self.device = device or devices.current()
+        self.margin = Margin()
+        self.chunks = self.overruns = 0
+        self.log = None  # list of (ops, predicted s, taken s, left s at begin) for those who ask
+        self.on_pause, self.on_resume = [], []  # called at the end and at the begin of a chunk, within it
+        self.terminate = False  # SIGTERM came
+        self.protect = False  # within a step whose half would be lost
+        self._merge_short = merge_short
+        self._grace_until = None
+        self._running = False
+        self._deadline = self._begin = self._begin_left = 0.0
+        self._ops, self._predicted = 0, 0.0
+        self._swap_s = 0.0  # of on_pause and on_resume, the slowest lately
+        self._longest = 0.0  # of recent bubbles, at their opening
+
+    def boundary(self, name):
+        """The op name begins. Returns in an open bubble with enough left for it; Stopped when the job is to end."""
+        op = self.times[name]
+        need = op.need
+        if self._running:
+            wanted = (self._unknown() if need is None else need) + self.margin.seconds + self._swap_s
+            if self.gate.left() - self.device.ahead_s >= wanted and not self.terminate:
+                self._start(op)
+                return
+        self.pause()
+        self._resume(name, op)
+        self._start(op)
+
+    def module(self, name):
+        """As boundary(), for an op that does the same each time: a short one becomes part of the op before it."""
+        op = self.times[name]
+        if self._merge_short and op.count > _OFTEN and op.median < _SHORT_S and self._running:
+            return
+        self.boundary(name)
+
+    def _start(self, op):
+        self._ops += 1
+        self._predicted += op.median or 0.0
+        self.device.start(op)
+
+    def _unknown(self):
+        return _UNKNOWN_SHARE * self._longest
+
+    def pause(self):
+        """Ends the chunk that runs: its device work is done and the gate may shut when this returns."""
+        if not self._running:
+            return
+        self._running = False
+        self.device.finish()
+        took = time.monotonic() - self._begin
+        self._swap(self.on_pause)
+        now = time.monotonic()
+        self.gate.yield_()
+        overrun = now > self._deadline
+        self.chunks += 1
+        self.overruns += overrun
+        self.margin.add(overrun)
+        if self.log is not None:
+            self.log.append((self._ops, self._predicted, took, self._begin_left))
+
+    def next_bubble(self):
+        """Ends the chunk that runs, and goes on with the same op in the next bubble, however short."""
+        self.pause()
+        op = OpTime(0.0)
+        self._resume("wait", op)
+        self._start(op)
+
+    def abandon(self):
+        """Ends the chunk that runs as it is: an exception is on its way."""
+        if self._running:
+            self._running = False
+            self.gate.yield_()
+
+    @property
+    def running(self):
+        """True within a chunk."""
+        return self._running
+
+    def _swap(self, calls):
+        if not calls:
+            return
+        begin = time.monotonic()
+        for call in calls:
+            call()
+        self._swap_s = max(0.98 * self._swap_s, time.monotonic() - begin)
+
+    def _resume(self, name, op):
+        left = self._wait(name, op)
+        self._begin = time.monotonic()
+        self._begin_left = left
+        self._deadline = self._begin + left
+        # The longest of late; it falls slowly, for the main job may change.
+        self._longest = max(0.995 * self._longest, left)
+        self._ops, self._predicted = 0, 0.0
+        self._running = True
+        self._swap(self.on_resume)
+
+    def _wait(self, name, op):
+        """Waits for a bubble that op fits into, and returns the seconds left of it."""
+        if self.stopping:
+            return self._wait_in_grace(op)
+        wanted = self._wanted(op)
+        patience = 0.5 + 20 * wanted
+        if self.chunks > _PROBES and wanted > 1.1 * self._longest:
+            patience = 0.0
+        begin = time.monotonic()
+        while time.monotonic() - begin < patience:
+            try:
+                return self.gate.wait(need_s=wanted, timeout_s=_WAIT_S)
+            except TimeoutError:
+                pass
+            except Stopping:
+                return self._wait_in_grace(op)
+            if self.stopping:
+                return self._wait_in_grace(op)
+        return self._probe(name, op)
+
+    def _wanted(self, op):
+        """The bubble that op is to be given. One that is longer than all is asked for only if it must be."""
+        if op.need is None:
+            return self._unknown()
+        wanted = op.need + self.margin.seconds + 2 * self._swap_s
+        if op.count < _SURE or op.fast + 2 * self._swap_s < self._longest:
+            return min(wanted, 0.9 * self._longest)
+        return wanted
+
+    def _probe(self, name, op):
+        """No bubble was long enough for what op is thought to need: looks at each, and takes one that may do."""
+        longest, seen, opened, begin = 0.0, 0, 0.0, time.monotonic()
+        while True:
+            try:
+                left = self.gate.wait(timeout_s=_WAIT_S)
+            except TimeoutError:
+                left = None  # none opens at all: a main job that does something else
+            except Stopping:
+                return self._wait_in_grace(op)
+            if self.stopping:
+                return self._wait_in_grace(op)
+            if left is None:
+                continue
+            opened = time.monotonic()
+            fast = op.fast if op.fast is not None else 0.0
+            # The quickest of a few runs may have been a slow one: it is run a few times more, late as it is.
+            if seen >= 8 and left >= 0.95 * longest and (left >= fast or op.count < _SURE):
+                return left
+            longest, seen = max(longest, left), seen + 1
+            if seen >= _PROBES and opened - begin >= _PROBE_S and fast > longest:
+                raise DoesNotFit(
+                    f"op {name} takes {fast * 1e3:.2f} ms, and the longest of {seen} bubbles was open for "
+                    f"{longest * 1e3:.2f} ms, {(fast - longest) * 1e3:.2f} ms too short: use a smaller batch, or smaller "
+                    "ops (split=)")
+            self.gate.yield_()
+            # The rest of this bubble is no second one.
+            time.sleep(left)
+
+    @property
+    def stopping(self):
+        """True once the job is to end."""
+        return self.terminate or self.gate.stopping
+
+    def _wait_in_grace(self, op):
+        """The job is to end: a step that has begun is ended in the bubbles of the grace, anything else stops here."""
+        now = time.monotonic()
+        if self._grace_until is None:
+            self._grace_until = now + _GRACE_S
+        while self.protect and now < self._grace_until:
+            left = self.gate.left()
+            if left > 0 and left >= min(op.need or 0.0, self._longest):
+                return left
+            time.sleep(200e-6)
+            now = time.monotonic()
+        raise Stopped

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loop over batches as a fill job: its body runs in bubbles, op by op, and it continues where an earlier attempt was."""
+
+import contextlib
+import signal
+import threading
+import time
+
+from ..gate import Fill
+from . import state as states
+from .loader import Batches, generators
+from .ops import Ops, optimizer_ops
+from .pace import Pace, Stopped
+
+
+class Run:
+    """for batch in Run(loader, model, optimizer): ...; see pipefill.fill for the arguments.
+
+    epoch, batch and step tell where it is: batch and step count the batches whose body has ended, in the epoch and in
+    all, those of earlier attempts included.
+    """
+
+    def __init__(self, loader, model=None, optimizer=None, *, epochs=1, state=None, checkpoint=None, every_s=60.0,
+                 split=None, gate=None, times=None):
+        if epochs < 0:
+            raise ValueError(f"epochs={epochs}: must be 0 or more")
+        if not every_s >= 0:
+            raise ValueError(f"every_s={every_s}: must be 0 or more seconds")
+        self.loader, self.model, self.epochs = loader, model, epochs
+        self.epoch = self.step = 0
+        self.pace = None
+        self._optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+        self._state = dict(state or {})
+        self._path, self._every_s, self._split = checkpoint, every_s, split
+        self._gate, self._times = gate, times
+        self.batch = 0
+        self._at_epoch = None  # random state at the begin of the epoch
+        self._saved_s = time.monotonic()
+
+    def __iter__(self):
+        """Yields the batches that are left. Ends by Stopped, a SystemExit, when the job is told to go."""
+        gate = self._gate or Fill()
+        with contextlib.ExitStack() as stack:
+            stack.callback(gate.close)
+            if gate.attached:
+                self.pace = Pace(gate, self._times)
+                self._enter(stack)
+            try:
+                self._restore()
+                yield from self._epochs()
+            except Stopped:
+                self._leave()
+                raise
+            if self.pace is not None:
+                self.pace.pause()
+
+    def _enter(self, stack):
+        """Whatever makes ops of the body, taken back with the stack."""
+        pace = self.pace
+        stack.enter_context(Ops(pace.module, self.model, self._split))
+        for optimizer in self._optimizers:
+            stack.enter_context(optimizer_ops(optimizer, pace.boundary, pace.device.kind))
+        stack.enter_context(_on_terminate(pace))
+        # The body's exceptions come past here as they are; the gate must not stay taken.
+        stack.callback(pace.abandon)
+
+    def _epochs(self):
+        while self.epoch < self.epochs:
+            again = self.batch  # done by an earlier attempt
+            if self._path is not None:
+                now = states.random_state(generators(self.loader))
+                if again:
+                    states.set_random_state(self._at_epoch, generators(self.loader))
+                else:
+                    self._at_epoch = now
+            with contextlib.closing(Batches(self.loader, self.pace)) as batches:
+                for _ in range(again):
+                    if next(batches, self) is self:
+                        raise ValueError(f"{self._path} was written after {again} batches of an epoch, and the loader has "
+                                         "fewer now: use the same data, or remove it to start anew")
+                if again:
+                    states.set_random_state(now, generators(self.loader))
+                yield from self._bodies(batches)
+            self.epoch, self.batch = self.epoch + 1, 0
+            self._at_epoch = None
+        if self._path is not None:
+            self._save()
+
+    def _bodies(self, batches):
+        for batch in batches:
+            self._protect(True)
+            if self.pace is not None:
+                self.pace.boundary("step")
+            yield batch
+            self.batch += 1
+            self.step += 1
+            self._protect(False)
+            if self._path is not None and time.monotonic() - self._saved_s >= self._every_s:
+                self._save()
+            if self.pace is not None and self.pace.stopping:
+                raise Stopped
+
+    def _protect(self, on):
+        if self.pace is not None:
+            self.pace.protect = on and self._path is not None
+
+    def _leave(self):
+        """Told to go between two bodies: writes where it is."""
+        if self._path is not None and not self.pace.protect:
+            self.pace.protect = True
+            with contextlib.suppress(Stopped):  # no time left: the last one that was written holds
+                self._save()
+
+    # --- what is kept
+
+    def _modules(self):
+        kept = dict(self._state)
+        if self.model is not None:
+            kept["model"] = self.model
+        for number, optimizer in enumerate(self._optimizers):
+            kept[f"optimizer.{number}"] = optimizer
+        return kept
+
+    def _gradients(self):
+        if self.model is None:
+            return {}
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def _save(self):
+        if self.pace is not None:
+            self.pace.boundary("state.collect")
+        everything = {
+            "epoch": self.epoch, "batch": self.batch, "step": self.step, "at_epoch": self._at_epoch,
+            "random": states.random_state(generators(self.loader)), "gradients": self._gradients(),
+            "parts": {name: part.state_dict() for name, part in self._modules().items()},
+        }
+        pace = self.pace
+        states.save(self._path, everything, pace and pace.boundary, pace and pace.pause)
+        self._saved_s = time.monotonic()
+
+    def _restore(self):
+        if self._path is None:
+            return
+        everything = states.load(self._path)
+        if everything is None:
+            return
+        parts, ours = everything["parts"], self._modules()
+        if set(parts) != set(ours):
+            raise ValueError(f"{self._path} holds {sorted(parts)}, and this program keeps {sorted(ours)}: use the program "
+                             "that wrote it, or remove it to start anew")
+        for name, part in ours.items():
+            part.load_state_dict(parts[name])
+        if self.model is not None:
+            for name, parameter in self.model.named_parameters():
+                gradient = everything["gradients"].get(name)
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        self.epoch, self.batch, self.step = everything["epoch"], everything["batch"], everything["step"]
+        self._at_epoch = everything["at_epoch"]
+        states.set_random_state(everything["random"], generators(self.loader))
+
+
+@contextlib.contextmanager
+def _on_terminate(pace):
+    """Within the context SIGTERM asks the job to end at its next op, where the program has no handler of its own."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_):
+        pace.terminate = True
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

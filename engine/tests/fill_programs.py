@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models, data and gates for the tests of the fill SDK."""
+
+import math
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class TimedGate:
+    """A gate that is open for open_s of every period_s; fails as it is told: stop_after waits, it tells the job to end."""
+
+    attached = True
+
+    def __init__(self, open_s=0.004, period_s=0.006, stop_after=math.inf):
+        self.open_s, self.period_s, self.stop_after = open_s, period_s, stop_after
+        self.begin = time.monotonic()
+        self.waits = self.chunks = 0
+
+    @property
+    def stopping(self):
+        return self.waits >= self.stop_after
+
+    def left(self):
+        at = (time.monotonic() - self.begin) % self.period_s
+        return self.open_s - at if at < self.open_s else -1.0
+
+    def wait(self, need_s=0.0, timeout_s=None):
+        end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.waits += 1
+        while True:
+            if self.stopping:
+                from pipefill.gate import Stopping
+                raise Stopping
+            left = self.left()
+            if left > 0 and left >= need_s:
+                return left
+            if time.monotonic() >= end:
+                raise TimeoutError
+            time.sleep(self.period_s - (time.monotonic() - self.begin) % self.period_s)
+
+    def yield_(self):
+        self.chunks += 1
+
+    def close(self):
+        pass
+
+
+class Block(nn.Module):
+    """A transformer's layer with dropout."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 4, dropout=0.1, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.feed(self.norm(x))
+
+
+class Transformer(nn.Module):
+    """Characters to characters."""
+
+    def __init__(self, width=64, layers=3):
+        super().__init__()
+        self.embed = nn.Embedding(32, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.head = nn.Linear(width, 32)
+
+    def forward(self, x):
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x).flatten(0, 1)
+
+
+class Cnn(nn.Module):
+    """Residual, with BatchNorm and functions between the modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = torch.relu(x + self.second(x))
+        return self.head(nn.functional.dropout(x.mean((2, 3)), 0.2, self.training))
+
+
+class Whole(nn.Module):
+    """Has no parts: one op."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def transformer_task(seed=1, samples=24, workers=0):
+    """Model, shuffled loader, loss."""
+    torch.manual_seed(seed)
+    data = torch.randint(0, 32, (samples, 17))
+    loader = DataLoader([(row[:-1], row[1:]) for row in data], batch_size=4, shuffle=True, num_workers=workers)
+    cross = nn.CrossEntropyLoss()
+    return Transformer(), loader, lambda output, target: cross(output, target.flatten())
+
+
+def cnn_task(seed=2, samples=24):
+    """Model, shuffled loader, loss."""
+    torch.manual_seed(seed)
+    loader = DataLoader(TensorDataset(torch.randn(samples, 3, 16, 16), torch.randint(0, 10, (samples,))), batch_size=4,
+                        shuffle=True)
+    return Cnn(), loader, nn.CrossEntropyLoss()
+
+
+def straight(model, loader, loss, optimizer, epochs, accumulate=1, scheduler=None):
+    """Training as anyone writes it."""
+    model.train()
+    for _ in range(epochs):
+        for number, (x, y) in enumerate(loader, 1):
+            value = loss(model(x), y)
+            (value / accumulate if accumulate > 1 else value).backward()
+            if number % accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+                if scheduler is not None:
+                    scheduler.step()
+
+
+def bits(*parts):
+    """The state of models and optimizers as bytes, to be compared."""
+    found = []
+
+    def walk(value):
+        if isinstance(value, torch.Tensor):
+            found.append(value.detach().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                found.append(repr(key).encode())
+                walk(part)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                walk(part)
+        else:
+            found.append(repr(value).encode())
+
+    for part in parts:
+        walk(part.state_dict())
+    return b"".join(found)
