@@ -18,6 +18,7 @@ import (
 
 	"pipefill"
 	"pipefill/controller/schedule"
+	"pipefill/metrics"
 )
 
 // Config is pipefillctld.yaml.
@@ -36,6 +37,7 @@ type Config struct {
 	PollMs       int64    `yaml:"poll_ms"`
 	NodeLostS    int64    `yaml:"node_lost_s"`
 	MaxTimeMin   int64    `yaml:"max_time_min"`
+	Metrics      string   `yaml:"metrics"` // IP:PORT for Prometheus; "" for none
 	LogLevel     string   `yaml:"log_level"`
 
 	level slog.Level
@@ -182,6 +184,7 @@ func (c *Config) check(lines map[string]int) []string {
 	rule(c.PollMs >= 100 && c.PollMs <= 60_000, "poll_ms: %d: write 100 to 60000", c.PollMs)
 	rule(c.NodeLostS >= 5 && c.NodeLostS <= 3600, "node_lost_s: %d: write 5 to 3600", c.NodeLostS)
 	rule(c.MaxTimeMin >= 0, "max_time_min: %d: write MaxTime of the fill partition in minutes, 0 for none", c.MaxTimeMin)
+	rule(metrics.CheckAddress(c.Metrics) == nil, "metrics: %q: write IP:PORT, as 127.0.0.1:9470, or \"\" for none", c.Metrics)
 	rule(c.level.UnmarshalText([]byte(c.LogLevel)) == nil, "log_level: %q: write debug, info, warn or error", c.LogLevel)
 	return wrong
 }

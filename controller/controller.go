@@ -50,7 +50,8 @@ type Controller struct {
 	log   *slog.Logger
 	now   func() time.Time
 
-	kick chan struct{} // one waiting: look again now
+	kick    chan struct{} // one waiting: look again now
+	tallies *tallies
 
 	mu      sync.Mutex
 	started int64 // ms; a node is not lost before it had the time to call
@@ -73,7 +74,7 @@ type avoided struct {
 // New returns a controller; Run starts it.
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	return &Controller{
-		cfg: cfg, store: st, slurm: sl, log: log, now: now, kick: make(chan struct{}, 1), started: now().UnixMilli(),
+		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), kick: make(chan struct{}, 1), started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, news: make(chan struct{}), avoid: map[avoided]time.Time{},
 	}
 }
@@ -84,7 +85,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	ticker := time.NewTicker(c.cfg.Poll())
 	defer ticker.Stop()
 	for {
+		begin := c.now()
 		c.Look(ctx)
+		c.tallies.round(c.now().Sub(begin))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -205,6 +208,7 @@ func (c *Controller) do(ctx context.Context, a reconcile.Action) error {
 		return c.store.Advance(ctx, a.Assignment, a.State, nowMs)
 	case reconcile.End:
 		log.InfoContext(ctx, "assignment ended", "assignment", a.Assignment, "outcome", a.Outcome, "reason", a.Reason)
+		c.tallies.end(a.Outcome)
 		if a.Avoid {
 			c.avoid[avoided{a.JobID, a.Node}] = c.now().Add(avoidFor)
 		}

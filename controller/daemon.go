@@ -21,6 +21,7 @@ import (
 	"pipefill"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
+	"pipefill/metrics"
 	"pipefill/munge"
 )
 
@@ -58,11 +59,13 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	client, err := slurm.New(slurm.Config{Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf}, log)
+	counts := newTallies()
+	client, err := slurm.New(slurm.Config{Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf, Observe: counts.call}, log)
 	if err != nil {
 		return err
 	}
 	c := New(cfg, st, client, log, now)
+	c.tallies = counts
 	server := &http.Server{
 		Handler: NewServer(c, munge.New(cfg.MungeSocket), log), ConnContext: WithPeer,
 		ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -104,6 +107,16 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 	defer cancel()
 	// Long polls end with the daemon, not with the deadline.
 	server.BaseContext = func(net.Listener) context.Context { return ctx }
+	serveMetrics, err := metrics.Serve(ctx, cfg.Metrics, c.families(), log) //nolint:contextcheck // a scrape has its own time
+	if err != nil {
+		return err
+	}
+	go func() {
+		// Figures are not worth ending for.
+		if err := serveMetrics(); err != nil {
+			log.WarnContext(ctx, "metrics are not served any more", "err", err)
+		}
+	}()
 	failed := make(chan error, len(listeners)+1)
 	for _, l := range listeners {
 		go func() { failed <- server.Serve(l) }()

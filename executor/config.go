@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"pipefill"
+	"pipefill/metrics"
 )
 
 // config is pipefilld.yaml.
@@ -32,6 +33,7 @@ type config struct {
 	Budget     string         `yaml:"budget"`
 	FillSched  fillSched      `yaml:"fill_sched"` // idle or normal
 	Control    string         `yaml:"control"`    // iterations withheld for comparison: a percentage, or auto
+	Metrics    string         `yaml:"metrics"`    // IP:PORT for Prometheus; "" for none
 	LogLevel   string         `yaml:"log_level"`
 	TraceDir   string         `yaml:"trace_dir"` // docs/traces.md; "" writes none
 
@@ -134,6 +136,9 @@ func (c *config) check() []error {
 	}
 	all = append(all, c.checkDevices()...)
 	c.checkFilling(wrong)
+	if err := metrics.CheckAddress(c.Metrics); err != nil {
+		wrong("metrics: %w", err)
+	}
 	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		wrong("log_level: %q: write debug, info, warn or error", c.LogLevel)
 	}

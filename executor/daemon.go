@@ -19,6 +19,7 @@ import (
 	"pipefill"
 	"pipefill/api"
 	"pipefill/executor/device"
+	"pipefill/metrics"
 )
 
 // Env is what the process gives to Run.
@@ -159,6 +160,16 @@ func (d *daemon) serve(ctx context.Context) error {
 	for _, s := range d.sockets {
 		parts = append(parts, s.serve)
 	}
+	serveMetrics, err := metrics.Serve(ctx, d.cfg.Metrics, d.families(), d.log)
+	if err != nil {
+		return err
+	}
+	go func() {
+		// Figures are not worth ending for.
+		if err := serveMetrics(); err != nil {
+			d.log.WarnContext(ctx, "metrics are not served any more", "err", err)
+		}
+	}()
 	errs := make([]error, len(parts))
 	var group sync.WaitGroup
 	for i, part := range parts {

@@ -123,12 +123,18 @@ type site struct {
 // newSite starts a daemon, or skips where there are no cgroups to write.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteWith(t, func(*config) {})
+}
+
+func newSiteWith(t *testing.T, change func(*config)) *site {
+	t.Helper()
 	realGroup(t, 999) // skips
 	cfg := defaultConfig()
 	dir := t.TempDir()
 	cfg.Node, cfg.Cluster, cfg.RunDir, cfg.StateDir = fmt.Sprintf("site%d", os.Getpid()), "test", filepath.Join(dir, "run"), filepath.Join(dir, "state")
 	cfg.Devices, cfg.TraceDir = []configDevice{{"cpu:0"}}, filepath.Join(dir, "trace")
 	cfg.budget, cfg.control, cfg.groups = 0.01, controlPpm, "executor_"+cfg.Node
+	change(&cfg)
 	s := &site{fakeController: newFakeController(), dir: dir, cfg: cfg, store: disk{}, slurm: fmt.Sprintf("/sys/fs/cgroup/freezer/slurm_%s", cfg.Node)}
 	if err := os.MkdirAll(s.slurm, 0o755); err != nil {
 		t.Skip("needs the v1 freezer, to play Slurm: ", err)

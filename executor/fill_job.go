@@ -425,7 +425,7 @@ func (n *node) conclude(f *fillJob) {
 	}
 	n.fault(fmt.Sprintf("kill-%d", rec.Assignment.ID), "")
 	if f.device != nil {
-		f.device.filledNs += int64(f.super.at.DeviceNs.Load())
+		f.device.usedHere = f.device.usedHere.plus(f.super.at.used(0))
 	}
 	n.unbind(f.device)
 	f.device = nil

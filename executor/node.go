@@ -41,6 +41,8 @@ type node struct {
 	run    int64             // names this run to the controller
 	syncs  int64             // so many were made
 
+	past map[pipefill.DeviceID]*deviceTotals // of main jobs that have ended
+
 	beatMu sync.Mutex
 	beats  map[*controlPage]bool
 	busy   chan struct{} // there is a first page to beat in
@@ -64,7 +66,7 @@ type mainDevice struct {
 	drain    drain
 	governor *governor
 	fill     *fillJob
-	filledNs int64 // device time of fill jobs that have ended here
+	usedHere used // by fill jobs that have ended here
 	trace    *eventTrace
 }
 
@@ -86,7 +88,7 @@ func newNode(cfg config, log *slog.Logger, groups *cgroups, devices []device.Dev
 		mono: monotonicNs, groups: groups, devices: devices, self: self,
 		state: state{cfg.StateDir, store}, mains: map[int64]*mainJob{}, fills: map[int64]*fillJob{},
 		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, poke: make(chan struct{}, 1),
-		beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
+		past: map[pipefill.DeviceID]*deviceTotals{}, beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
 	}
 	return n, nil
 }
@@ -359,6 +361,12 @@ func (n *node) endMain(m *mainJob, why string) {
 func (n *node) dropMain(m *mainJob) {
 	if err := n.state.dropMain(m.rec.Job); err != nil {
 		n.log.Error("record not removed", "job_id", m.rec.Job.JobID, "err", err)
+	}
+	for _, d := range m.devices {
+		if n.past[d.device.ID] == nil {
+			n.past[d.device.ID] = &deviceTotals{}
+		}
+		n.past[d.device.ID].add(d, n.mono())
 	}
 	if n.mains[m.rec.Job.JobID] == m {
 		delete(n.mains, m.rec.Job.JobID)

@@ -261,7 +261,7 @@ func (n *node) restoreFill(rec fillRecord) {
 	}
 	if f.device != nil {
 		// The device's totals begin anew; what was filled before is not of them.
-		f.device.filledNs -= int64(f.super.at.DeviceNs.Load())
+		f.device.usedHere = f.device.usedHere.minus(f.super.at.used(0))
 	}
 	switch {
 	case f.rec.Stopping != "":

@@ -178,7 +178,7 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		case len(m.rec.Devices[i].Openers) == 0:
 			md.Enabled, md.Reason = false, "its program has not opened the device"
 		}
-		md.Totals.FilledNs = d.filledNs
+		md.Totals.FilledNs = d.usedHere.DeviceNs
 		if d.fill != nil && d.fill.super != nil {
 			md.Totals.FilledNs += d.fill.super.at.used(n.mono()).DeviceNs
 		}

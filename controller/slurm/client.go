@@ -31,6 +31,9 @@ type Config struct {
 	// 0: 4. Slurm keeps the tasks of an array in one record until each is touched,
 	// and only a task with a record of its own can be pinned.
 	ArrayAhead int
+	// Observe, where it is set, is told of each request and call: "jobs", "job",
+	// "ping", ... of slurmrestd, "scontrol update", ...
+	Observe func(call string, took time.Duration, err error)
 }
 
 // Client is safe for use by several goroutines.
@@ -52,12 +55,16 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 	if cfg.Scontrol == "" {
 		cfg.Scontrol = "scontrol"
 	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(string, time.Duration, error) {}
+	}
 	r, err := newREST(cfg.Endpoint, cfg.TokenFile, cfg.Timeout)
 	if err != nil {
 		return nil, err
 	}
+	r.observe = cfg.Observe
 	return &Client{
-		rest: r, scontrol: scontrol{path: cfg.Scontrol, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second)},
+		rest: r, scontrol: scontrol{path: cfg.Scontrol, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second), observe: cfg.Observe},
 		ahead: cfg.ArrayAhead, log: log,
 	}, nil
 }

@@ -41,13 +41,14 @@ type rest struct {
 	http      *http.Client
 	base      string
 	tokenFile string
+	observe   func(call string, took time.Duration, err error)
 
 	mu      sync.Mutex
 	version string
 }
 
 func newREST(endpoint, tokenFile string, timeout time.Duration) (*rest, error) {
-	r := &rest{tokenFile: tokenFile}
+	r := &rest{tokenFile: tokenFile, observe: func(string, time.Duration, error) {}}
 	transport := &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: timeout}
 	switch {
 	case strings.HasPrefix(endpoint, "unix:/"):
@@ -105,7 +106,11 @@ func (r *rest) do(ctx context.Context, method, path string, body any, each map[s
 	if err != nil {
 		return err
 	}
+	begin := time.Now() //nolint:forbidigo // how long a request takes, and no decision
 	err = r.call(ctx, method, "/slurm/"+v+"/"+path, body, each)
+	name, _, _ := strings.Cut(path, "/")
+	name, _, _ = strings.Cut(name, "?")
+	r.observe(name, time.Since(begin), err)
 	if refused, ok := errors.AsType[*refusal](err); ok && refused.status == http.StatusNotFound && len(refused.errors) == 0 {
 		r.forget() // another release answers now
 	}

@@ -19,10 +19,18 @@ type scontrol struct {
 	path    string
 	conf    string
 	timeout time.Duration
+	observe func(call string, took time.Duration, err error)
 }
 
-// run gives scontrol its arguments as they are; no shell sees them.
 func (s scontrol) run(ctx context.Context, args ...string) error {
+	begin := time.Now() //nolint:forbidigo // how long a call takes, and no decision
+	err := s.start(ctx, args...)
+	s.observe("scontrol "+args[0], time.Since(begin), err)
+	return err
+}
+
+// start gives scontrol its arguments as they are; no shell sees them.
+func (s scontrol) start(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.path, args...) //nolint:gosec // the arguments are checked by act.go, and no shell sees them

@@ -89,6 +89,7 @@ func TestInstall_EveryFileWithItsMode(t *testing.T) {
 	}
 	add("usr/local/lib/systemd/system", "packaging/systemd/*", same)
 	add("etc/pipefill", "packaging/etc/*", func(s string) string { return strings.TrimSuffix(s, ".example") + ".example" })
+	add("usr/local/share/pipefill/prometheus", "packaging/prometheus/*", same)
 	add("usr/local/share/man", "docs/man/*.md", page)
 	add("usr/local/share/doc/pipefill", "docs/*.md", same)
 	for _, name := range []string{"README.md", "CHANGELOG.md", "LICENSE"} {
