@@ -13,6 +13,7 @@ import types
 import torch
 
 from ..gate import Stopping
+from .batch import call_model, device_of, to_device
 from .pace import DoesNotFit, Stopped
 from .run import Run
 
@@ -37,12 +38,13 @@ def infer(model, loader, *, device=None, call=None, **options):
     device: where batches are moved, None: where the model's parameters are. call: (model, batch) -> output, None:
     model(batch), or model(*batch) or model(**batch) for what is no tensor. Options as for fill().
     """
-    device = device or _device_of(model)
-    call = call or _call
+    device = device or device_of(model)
+    call = call or call_model
     model.eval()
     run = Run(loader, model, **options)
+    run.resizable = True
     for batch in run:
-        batch = to(batch, device, run.pace)
+        batch = to_device(batch, device, run.pace)
         with torch.no_grad():
             output = call(model, batch)
         yield batch, output
@@ -62,14 +64,14 @@ def train(model, loader, loss, optimizer, *, accumulate=1, scheduler=None, devic
     """
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ValueError(f"accumulate={accumulate}: must be a whole number, 1 or more")
-    device = device or _device_of(model)
-    call = call or _call
+    device = device or device_of(model)
+    call = call or call_model
     if scheduler is not None:
         options["state"] = dict(options.get("state") or {}, scheduler=scheduler)
     model.train()
     run = Run(loader, model, optimizer, **options)
     for batch in run:
-        inputs, target = to(batch, device, run.pace)
+        inputs, target = to_device(batch, device, run.pace)
         value = loss(call(model, inputs), target)
         # Divided only where it was: x / 1 is one more op in the graph.
         (value / accumulate if accumulate > 1 else value).backward()
@@ -81,39 +83,6 @@ def train(model, loader, loss, optimizer, *, accumulate=1, scheduler=None, devic
         if each is not None:
             each(run.step, value.detach())
     return run
-
-
-def to(batch, device, pace=None):
-    """batch with its tensors on device; the copy is the op "copy"."""
-    if device is None or device.type == "cpu":
-        return batch
-    if pace is not None:
-        pace.boundary("copy")
-    return _to(batch, device)
-
-
-def _to(value, device):
-    if hasattr(value, "to"):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _to(part, device) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_to(part, device) for part in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to(part, device) for part in value)
-    return value
-
-
-def _device_of(model):
-    return next((parameter.device for parameter in model.parameters()), None)
-
-
-def _call(model, batch):
-    if isinstance(batch, dict):
-        return model(**batch)
-    if isinstance(batch, (list, tuple)):
-        return model(*batch)
-    return model(batch)
 
 
 class _Callable(types.ModuleType):

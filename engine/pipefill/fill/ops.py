@@ -80,6 +80,7 @@ class Ops:
         self._inside = weakref.WeakSet()  # parts of a module that is one op
         self._count = {}
         self._handles = []
+        self._again = False
         if module is None:
             return
         chosen = choose(module, split)
@@ -100,6 +101,15 @@ class Ops:
         for handle in self._handles:
             handle.remove()
 
+    @contextlib.contextmanager
+    def again(self):
+        """Within the context a forward pass is one that is computed again for its backward pass."""
+        before, self._again = self._again, True
+        try:
+            yield
+        finally:
+            self._again = before
+
     def _name(self, module):
         """(forward, backward) of an op's names, None for a module that is none."""
         names = self._names.get(module)
@@ -118,11 +128,11 @@ class Ops:
     def _before(self, module, _arguments):
         names = self._name(module)
         if names is not None:
-            self._boundary(names[0])
+            self._boundary(names[0] + ":again" if self._again else names[0])
 
     def _after(self, module, _arguments, output):
         names = self._names.get(module)
-        if names is None or not torch.is_grad_enabled():
+        if names is None or self._again or not torch.is_grad_enabled():
             return
         tensor = _first_with_grad(output)
         if tensor is not None:

@@ -23,7 +23,7 @@ _SURE = 8
 # The grace of a fill job that is told to end, less what is needed to write its state (executor: two seconds).
 _GRACE_S = 1.2
 # Ops shorter than this are not looked at once that is known: looking takes 5 us.
-_SHORT_S = 40e-6
+SHORT_S = 40e-6
 _OFTEN = 16
 
 
@@ -76,7 +76,7 @@ class Pace:
     def module(self, name):
         """As boundary(), for an op that does the same each time: a short one becomes part of the op before it."""
         op = self.times[name]
-        if self._merge_short and op.count > _OFTEN and op.median < _SHORT_S and self._running:
+        if self._merge_short and op.count > _OFTEN and op.median < SHORT_S and self._running:
             return
         self.boundary(name)
 

@@ -2,12 +2,16 @@
 """A loop over batches as a fill job: its body runs in bubbles, op by op, and it continues where an earlier attempt was."""
 
 import contextlib
+import importlib
+import os
 import signal
 import threading
 import time
 
+from .. import profile_file as formats
 from ..gate import Fill
 from . import state as states
+from . import technique as saving
 from .loader import Batches, generators
 from .ops import Ops, optimizer_ops
 from .pace import Pace, Stopped
@@ -21,7 +25,7 @@ class Run:
     """
 
     def __init__(self, loader, model=None, optimizer=None, *, epochs=1, state=None, checkpoint=None, every_s=60.0,
-                 split=None, gate=None, times=None):
+                 split=None, technique="plain", gate=None, times=None):
         if epochs < 0:
             raise ValueError(f"epochs={epochs}: must be 0 or more")
         if not every_s >= 0:
@@ -29,16 +33,20 @@ class Run:
         self.loader, self.model, self.epochs = loader, model, epochs
         self.epoch = self.step = 0
         self.pace = None
-        self._optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+        self.resizable = False  # a batch may have any size without changing results: inference
+        self.optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
         self._state = dict(state or {})
         self._path, self._every_s, self._split = checkpoint, every_s, split
         self._gate, self._times = gate, times
+        self._how = formats.technique(technique)
         self.batch = 0
         self._at_epoch = None  # random state at the begin of the epoch
         self._saved_s = time.monotonic()
 
     def __iter__(self):
         """Yields the batches that are left. Ends by Stopped, a SystemExit, when the job is told to go."""
+        if "PIPEFILL_PROFILE_OUT" in os.environ and self._gate is None:
+            yield from importlib.import_module("..profiler", __package__).script(self)
         gate = self._gate or Fill()
         with contextlib.ExitStack() as stack:
             stack.callback(gate.close)
@@ -57,12 +65,46 @@ class Run:
     def _enter(self, stack):
         """Whatever makes ops of the body, taken back with the stack."""
         pace = self.pace
-        stack.enter_context(Ops(pace.module, self.model, self._split))
-        for optimizer in self._optimizers:
-            stack.enter_context(optimizer_ops(optimizer, pace.boundary, pace.device.kind))
+        self._make_ops(stack, self._how)
+        if self._how.offload != "none":
+            offload = saving.Offload(self._how.offload, self.model, self.optimizers)
+            stack.enter_context(offload.saving())
+            pace.on_pause.append(offload.leave)
+            pace.on_resume.append(offload.enter)
+            # Whatever ends the loop, the program gets its tensors back.
+            stack.callback(offload.enter)
         stack.enter_context(_on_terminate(pace))
         # The body's exceptions come past here as they are; the gate must not stay taken.
         stack.callback(pace.abandon)
+
+    @contextlib.contextmanager
+    def recording(self, recorder, how, offload):
+        """Within the context the body's ops come to a recorder, run by a technique (profiler)."""
+        self.pace = recorder
+        with contextlib.ExitStack() as stack:
+            self._make_ops(stack, how)
+            if offload is not None:
+                stack.enter_context(offload.saving())
+            yield
+
+    def _make_ops(self, stack, how):
+        """Has the body's modules and optimizers call self.pace, within the stack's life."""
+        ops = Ops(self.pace.module, self.model, self._split)
+        stack.enter_context(ops)
+        for optimizer in self.optimizers:
+            stack.enter_context(optimizer_ops(optimizer, self.pace.boundary, self.pace.device.kind))
+        if how.checkpoint:
+            stack.enter_context(saving.checkpointed(self.model, ops))
+
+    def endless(self):
+        """Batches of the loader, from its begin again and again. ValueError if it has none."""
+        while True:
+            count = 0
+            for batch in self.loader:
+                count += 1
+                yield batch
+            if not count:
+                raise ValueError("profile: the loader has no batches: give it data")
 
     def _epochs(self):
         while self.epoch < self.epochs:
@@ -117,7 +159,7 @@ class Run:
         kept = dict(self._state)
         if self.model is not None:
             kept["model"] = self.model
-        for number, optimizer in enumerate(self._optimizers):
+        for number, optimizer in enumerate(self.optimizers):
             kept[f"optimizer.{number}"] = optimizer
         return kept
 
