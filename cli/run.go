@@ -93,7 +93,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("hold", "keep fill jobs from being started", controller.Hold),
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
-			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(),
+			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.profileCommand(),
 		},
 	}
 }
@@ -111,7 +111,7 @@ func command(c *cli.Command) *cli.Command {
 	action := c.Action
 	c.Action = func(ctx *cli.Context) error {
 		for _, arg := range ctx.Args().Slice() {
-			if c.Name != "submit" && strings.HasPrefix(arg, "-") && !isNumber(arg) {
+			if c.Name != "submit" && c.Name != "profile" && strings.HasPrefix(arg, "-") && !isNumber(arg) {
 				return usage("%s: write options before arguments: %s comes too late", c.Name, arg)
 			}
 		}

@@ -200,6 +200,21 @@ class TestTechniques(OneThread):
         self.assertTrue(all(torch.equal(a, b) for a, b in zip(before, model.parameters())))
 
 
+class TestProfiledRun(OneThread):
+    def test_begins_with_the_times_of_its_profile(self):
+        model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256))
+        batch = torch.randn(64, 256)
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            measured = pipefill.profile(model, batch, repeats=5)
+            measured.save(file.name)
+            run = pipefill.fill([batch], model, profile=file.name, gate=programs.TimedGate())
+            for x in run:
+                self.assertEqual(run.pace.times["2"].need, next(o.time_ns for o in measured.profile.configs[0].ops if o.name == "2") * 1e-9)
+                model(x)
+            with self.assertRaisesRegex(ValueError, "technique checkpoint was not measured, only plain: profile it"):
+                pipefill.fill([batch], model, technique="checkpoint", profile=file.name)
+
+
 class TestFormat(unittest.TestCase):
     GOOD = {"version": 1, "name": "n", "kind": "inference", "device": "cpu", "configs": [
         {"batch_size": 1, "technique": {"checkpoint": False, "offload": "none"}, "resident_bytes": 0, "swap_in_ns": 0,

@@ -15,6 +15,7 @@ from . import technique as saving
 from .loader import Batches, generators
 from .ops import Ops, optimizer_ops
 from .pace import Pace, Stopped
+from .times import OpTimes
 
 
 class Run:
@@ -25,7 +26,7 @@ class Run:
     """
 
     def __init__(self, loader, model=None, optimizer=None, *, epochs=1, state=None, checkpoint=None, every_s=60.0,
-                 split=None, technique="plain", gate=None, times=None):
+                 split=None, technique="plain", profile=None, gate=None):
         if epochs < 0:
             raise ValueError(f"epochs={epochs}: must be 0 or more")
         if not every_s >= 0:
@@ -37,11 +38,27 @@ class Run:
         self.optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
         self._state = dict(state or {})
         self._path, self._every_s, self._split = checkpoint, every_s, split
-        self._gate, self._times = gate, times
+        self._gate = gate
         self._how = formats.technique(technique)
+        self._profiled = {} if profile is None else self._times_of(formats.load(profile), profile)
         self.batch = 0
         self._at_epoch = None  # random state at the begin of the epoch
         self._saved_s = time.monotonic()
+
+    def _times_of(self, profile, path):
+        """name -> seconds of the configuration that this loop runs in."""
+        fitting = [config for config in profile.configs if config.technique == self._how]
+        if not fitting:
+            have = ", ".join(sorted({str(config.technique) for config in profile.configs}))
+            raise ValueError(f"{path}: technique {self._how} was not measured, only {have}: profile it, or use another "
+                             "technique=")
+        size = getattr(self.loader, "batch_size", None)
+        config = next((config for config in fitting if config.batch_size == size), fitting[0])
+        # An op of a name may come more than once a pass: it is given what the slowest takes.
+        times = {}
+        for op in config.ops:
+            times[op.name] = max(times.get(op.name, 0.0), op.time_ns * 1e-9)
+        return times
 
     def __iter__(self):
         """Yields the batches that are left. Ends by Stopped, a SystemExit, when the job is told to go."""
@@ -51,7 +68,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.callback(gate.close)
             if gate.attached:
-                self.pace = Pace(gate, self._times)
+                self.pace = Pace(gate, OpTimes(self._profiled))
                 self._enter(stack)
             try:
                 self._restore()
