@@ -51,7 +51,7 @@ type configDevice struct {
 // stop takes on a busy virtual machine.
 func defaultConfig() config {
 	return config{
-		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, Budget: "1%",
+		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, FloorMs: 0, Budget: "1%",
 		FillSched: schedIdle, Control: "auto", LogLevel: "info",
 	}
 }
