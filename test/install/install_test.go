@@ -84,7 +84,7 @@ func TestInstall_EveryFileWithItsMode(t *testing.T) {
 		return "man" + s[strings.LastIndex(s, ".")+1:] + "/" + s
 	}
 	add(filepath.Join(python(t), "pipefill"), "engine/pipefill/*.py", same)
-	for _, folder := range []string{"fill", "hooks", "site"} {
+	for _, folder := range []string{"fill", "hooks", "profiler", "site"} {
 		add(filepath.Join(python(t), "pipefill", folder), "engine/pipefill/"+folder+"/*.py", same)
 	}
 	add("usr/local/lib/systemd/system", "packaging/systemd/*", same)
