@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The instrumented pipeline engine: runs instruction lists (schedule.py) on torch.distributed.
 
-Receives are posted at the start of an iteration and waited for where the list says so; the wait blocks in the
-kernel, so that the device is really idle then, and is bracketed by the bubble instruction.
+Receives are prepared at the start of an iteration and waited for where the list says so; while it waits the device is
+really idle (links.py), and the wait is bracketed by the bubble instruction.
 """
 
 import torch
 import torch.distributed as dist
 
+from . import links as transport
 from . import model as models
 from . import schedule as schedules
 from . import trace as traces
 from .schedule import Op
 
-_TAG_ACTIVATION = 1 << 16
-_TAG_GRADIENT = 2 << 16
 _TAG_GOING_ON = 3 << 16
 
 
 class PipelineEngine:
     """One rank's stage of a pipeline.
 
-    module: this stage; optimizer: of its parameters; shape: of the activations of one micro-batch;
-    announce: a bubble.Main; trace: a trace.Trace. Ranks are stages in order.
+    module: this stage, on the device of links; optimizer: of its parameters; shape: of the activations of one
+    micro-batch; announce: a bubble.Main; trace: a trace.Trace; links: of links.make(), posted ones on CPU without.
+    Ranks are stages in order.
     """
 
-    def __init__(self, module, optimizer, schedule, micro_batches, shape, announce, trace):
+    def __init__(self, module, optimizer, schedule, micro_batches, shape, announce, trace, links=None):
         self.stage, self.stages = dist.get_rank(), dist.get_world_size()
         self.module, self.optimizer = module, optimizer
         self.micro_batches, self.shape = micro_batches, shape
         self.announce, self.trace = announce, trace
+        self.links = links or transport.PostedLinks()
         self.instructions = schedules.instructions(schedule, self.stage, self.stages, micro_batches)
         self.iterations = 0
         self.transfer_ns = 0
@@ -57,16 +58,18 @@ class PipelineEngine:
     def measure_transfer(self, rounds=15):
         """Measures how long one micro-batch's activations travel, in ns; all ranks call it together."""
         times = []
-        buffer = torch.zeros(self.shape)
+        links, to, back = self.links, transport.ACTIVATION, transport.GRADIENT
+        buffer = torch.zeros(self.shape, device=links.device)
         for _ in range(rounds):
             begin = traces.now_ns()
             if not self.last:
-                dist.send(buffer, self.stage + 1)
-                dist.recv(buffer, self.stage + 1)
+                links.send(buffer, self.stage + 1, to, 0)
+                links.wait(links.post(self.shape, self.stage + 1, back, 0), lambda: None)
                 times.append((traces.now_ns() - begin) // 2)
             if not self.first:
-                dist.recv(buffer, self.stage - 1)
-                dist.send(buffer, self.stage - 1)
+                links.wait(links.post(self.shape, self.stage - 1, to, 0), lambda: None)
+                links.send(buffer, self.stage - 1, back, 0)
+            links.flush()
         fastest = torch.tensor([sorted(times)[len(times) // 2] if times else 0])
         dist.broadcast(fastest, 0)
         self.transfer_ns = int(fastest[0])
@@ -98,9 +101,9 @@ class PipelineEngine:
         flag = torch.tensor([int(going_on)])
         for i in self.instructions:
             if i.op is Op.RECV_ACTIVATION:
-                self._post(i, self.stage - 1, _TAG_ACTIVATION)
+                self._post(i, self.stage - 1, transport.ACTIVATION)
             elif i.op is Op.RECV_GRADIENT:
-                self._post(i, self.stage + 1, _TAG_GRADIENT)
+                self._post(i, self.stage + 1, transport.GRADIENT)
         self._flag, self._flag_request = flag, None
         if not self.first:
             self._flag_request = dist.irecv(flag, self.stage - 1, tag=_TAG_GOING_ON)
@@ -108,13 +111,12 @@ class PipelineEngine:
             self._sending.append((dist.isend(flag, self.stage + 1, tag=_TAG_GOING_ON), flag))
         return flag
 
-    def _post(self, instruction, source, tag):
-        buffer = torch.empty(self.shape)
-        request = dist.irecv(buffer, source, tag=tag + instruction.micro_batch)
-        self._requests[instruction.op, instruction.micro_batch] = request
-        self._received[instruction.op, instruction.micro_batch] = buffer
+    def _post(self, instruction, source, kind):
+        self._requests[instruction.op, instruction.micro_batch] = self.links.post(self.shape, source, kind,
+                                                                                  instruction.micro_batch)
 
     def _announce_bubble(self, instruction):
+        self.links.settle()  # the bubble begins when the device has nothing left to do
         self._bubble = instruction
         self._wait_begin_ns = traces.now_ns()
         self._announcers[instruction.index]()
@@ -128,7 +130,10 @@ class PipelineEngine:
                         traces.now_ns() - self.transfer_ns)
 
     def _receive(self, instruction):
-        self._requests.pop((instruction.op, instruction.micro_batch)).wait()
+        key = instruction.op, instruction.micro_batch
+        self._received[key] = self.links.wait(self._requests.pop(key), self._arrived)
+
+    def _arrived(self):
         if self._flag_request is not None:
             self._flag_request.wait()
             self._flag_request = None
@@ -159,20 +164,19 @@ class PipelineEngine:
 
     def _send_activation(self, instruction):
         i = instruction.micro_batch
-        tensor = self._outputs[i][1].detach().contiguous()
-        self._sending.append((dist.isend(tensor, self.stage + 1, tag=_TAG_ACTIVATION + i), tensor))
+        self.links.send(self._outputs[i][1].detach(), self.stage + 1, transport.ACTIVATION, i)
 
     def _send_gradient(self, instruction):
         i = instruction.micro_batch
-        tensor = self._outputs.pop(i)[0].grad.contiguous()
-        self._sending.append((dist.isend(tensor, self.stage - 1, tag=_TAG_GRADIENT + i), tensor))
+        self.links.send(self._outputs.pop(i)[0].grad, self.stage - 1, transport.GRADIENT, i)
 
     def _step(self, _):
-        # Sends keep their tensors until the other side has them.
-        for request, _tensor in self._sending:
+        self.links.flush()
+        for request, _flag in self._sending:
             request.wait()
         self._sending.clear()
         self.optimizer.step()
+        self.links.settle()
 
     def _mark(self):
         end_ns = traces.now_ns()

@@ -55,6 +55,19 @@ def cores_of(args, environment):
     return None
 
 
+def device_of(args, environment):
+    """Where this rank computes and what pipefill calls it: ("cuda", "gpu:<uuid>"), ("cuda", None) or ("cpu", None).
+
+    The job's devices (PIPEFILL_DEVICES, in local rank order) decide where --device does not.
+    """
+    devices = environment.get("PIPEFILL_DEVICES", "").split()
+    local = int(environment.get("SLURM_LOCALID", "0"))
+    mine = devices[local] if local < len(devices) and devices[local].startswith("gpu:") else None
+    if args.device == "cpu" or args.device == "auto" and mine is None:
+        return "cpu", None
+    return "cuda", mine
+
+
 def rendezvous(args, environment):
     """The init_method for torch.distributed."""
     if args.rendezvous:
@@ -66,8 +79,15 @@ def rendezvous(args, environment):
 
 
 def join(args):
-    """Pins this rank and makes the process group; returns (torch, torch.distributed, its cores)."""
+    """Pins this rank and makes the process group; returns (torch, torch.distributed, its cores).
+
+    The default group is gloo's also where tensors travel over NCCL: words of readiness do over it (links.py).
+    """
     cores = cores_of(args, os.environ)
+    kind, name = device_of(args, os.environ)
+    if name:
+        # Before CUDA is there: it is device 0 of this process then, whatever the node's others are.
+        os.environ["CUDA_VISIBLE_DEVICES"] = name[len("gpu:"):]
     if cores:
         # Before the process group is there: gloo's threads inherit it.
         os.sched_setaffinity(0, cores)
@@ -81,6 +101,12 @@ def join(args):
     import torch.distributed as dist
     torch.set_num_threads(len(cores) if cores else 1)
     torch.manual_seed(args.seed)
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError("PyTorch finds no GPU here: write --device cpu, or see that nvidia-smi works in the job")
+        local = 0 if name else int(os.environ.get("SLURM_LOCALID", "0")) % torch.cuda.device_count()
+        torch.cuda.set_device(local)
+        torch.cuda.synchronize()  # opens the device: pipefilld gives a GPU's page to who has it open
     dist.init_process_group("gloo", init_method=method, rank=rank(), world_size=ranks())
     return torch, dist, os.sched_getaffinity(0)
 

@@ -31,7 +31,7 @@ class Block(nn.Module):
         q, k, v = (t.view(batch, sequence, self.heads, size).transpose(1, 2)
                    for t in self.qkv(self.norm_attention(x)).split(width, dim=2))
         scores = q @ k.transpose(-2, -1) / math.sqrt(size)
-        future = torch.ones(sequence, sequence, dtype=torch.bool).triu(1)
+        future = torch.ones(sequence, sequence, dtype=torch.bool, device=x.device).triu(1)
         mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, sequence, width))
         return x + self.down(functional.gelu(self.up(self.norm_forward(x))))

@@ -34,6 +34,11 @@ def parse(argv):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--cores", metavar="LISTS", help="cores to pin to, one list a rank, ranks parted by colons: 0:1 "
                    "(default: those of the job's devices)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                   help="what to compute on (default: what the job's device is, else cpu)")
+    p.add_argument("--links", choices=("auto", "posted", "token"), default="auto",
+                   help="how stages exchange tensors: receives posted ahead (CPU), or after a word that the tensor is "
+                   "ready (GPU, where a posted receive spins)")
     p.add_argument("--trace", metavar="DIR", help="write raw traces there (docs/traces.md)")
     p.add_argument("--stop-file", metavar="FILE", help="end after the iteration in which FILE appears")
     p.add_argument("--local", action="store_true", help="start all stages here")
@@ -56,17 +61,18 @@ def parse(argv):
 
 def build(torch, args, rank, cores):
     """The engine of this rank's stage, with its announcements and its trace."""
-    from . import bubble, engine, model, trace
+    from . import bubble, engine, links, model, trace
+    kind, name = launch.device_of(args, os.environ)
     module = model.Stage(rank, args.stages, layers=args.layers, width=args.width, sequence=args.sequence,
-                         seed=args.seed)
+                         seed=args.seed).to(kind)
     optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr)
     pipeline = engine.PipelineEngine(module, optimizer, args.schedule, args.micro_batches,
-                                     (args.batch, args.sequence, args.width), bubble.Main(),
-                                     trace.Trace(args.trace, rank))
+                                     (args.batch, args.sequence, args.width), bubble.Main(name),
+                                     trace.Trace(args.trace, rank), links.make(args.links, kind))
     pipeline.measure_transfer()
     pipeline.trace.run(json.dumps({
         "type": "run", "rank": rank, "stages": args.stages, "micro_batches": args.micro_batches,
-        "schedule": args.schedule, "device": pipeline.announce.device or "cpu:" + launch.format_cores(cores),
+        "schedule": args.schedule, "device": pipeline.announce.device or name or "cpu:" + launch.format_cores(cores),
         "attached": pipeline.announce.attached, "transfer_ns": pipeline.transfer_ns}))
     return pipeline
 
@@ -98,7 +104,7 @@ def run(pipeline, args):
         if pipeline.iterations == warm_up(args):
             waited_before_ns = pipeline.trace.waited_ns
         begin_ns = trace.now_ns()
-        micro = [batches.next() for _ in range(args.micro_batches)]
+        micro = [[t.to(pipeline.links.device) for t in batches.next()] for _ in range(args.micro_batches)]
         mean, going_on = pipeline.train_batch([m[0] for m in micro], [m[1] for m in micro],
                                               wish.another(pipeline.iterations))
         lengths.append(trace.now_ns() - begin_ns)
@@ -119,7 +125,7 @@ def digest(module):
     """SHA-256 of all parameters, to compare two runs bit by bit."""
     sha = hashlib.sha256()
     for parameter in module.parameters():
-        sha.update(parameter.detach().numpy().tobytes())
+        sha.update(parameter.detach().cpu().numpy().tobytes())
     return sha.hexdigest()
 
 

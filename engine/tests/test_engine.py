@@ -10,7 +10,7 @@ import unittest
 
 import torch
 
-from pipefill import corpus, launch, model, train
+from pipefill import corpus, launch, links, model, train
 
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = ["--iterations", "6", "--batch", "2", "--sequence", "16", "--width", "32", "--layers", "1"]
@@ -53,6 +53,26 @@ class TestEngine(unittest.TestCase):
             last = run_pipeline("--schedule", schedule, *SMALL)[1]
             self.assertAlmostEqual(last["loss_first"], expected[0], places=4)
             self.assertAlmostEqual(last["loss_last"], expected[-1], places=4)
+
+    def test_links_change_no_bit(self):
+        posted, token = (run_pipeline("--links", name, *SMALL) for name in ("posted", "token"))
+        for rank in (0, 1):
+            self.assertEqual(posted[rank]["parameters_sha256"], token[rank]["parameters_sha256"])
+
+    def test_token_links_with_three_stages_and_both_schedules(self):
+        results = [run_pipeline("--links", "token", "--stages", "3", "--micro-batches", "6", "--schedule", schedule, *SMALL)
+                   for schedule in ("1f1b", "gpipe")]
+        self.assertEqual([r["iterations"] for r in results[0].values()], [6, 6, 6])
+        self.assertAlmostEqual(results[0][2]["loss_last"], results[1][2]["loss_last"], places=4)
+
+    def test_devices(self):
+        slurm = {"PIPEFILL_DEVICES": "gpu:GPU-a gpu:GPU-b", "SLURM_LOCALID": "1"}
+        self.assertEqual(launch.device_of(train.parse([]), slurm), ("cuda", "gpu:GPU-b"))
+        self.assertEqual(launch.device_of(train.parse(["--device", "cpu"]), slurm), ("cpu", None))
+        self.assertEqual(launch.device_of(train.parse(["--device", "cuda"]), {}), ("cuda", None))
+        self.assertEqual(launch.device_of(train.parse([]), {"PIPEFILL_DEVICES": "cpu:0"}), ("cpu", None))
+        with self.assertRaises(ValueError):
+            links.make("posted", "cuda")
 
     def test_traces(self):
         with tempfile.TemporaryDirectory() as directory:
