@@ -67,6 +67,14 @@ func findCgroups(mountinfo, name string) (*cgroups, error) {
 	return c, nil
 }
 
+// slurmOnV2 tells whether Slurm tracks processes by the unified hierarchy, where
+// a process is in one group only. A fill job cannot leave Slurm's then: Slurm
+// would find nothing to kill, and drain the node.
+func (c *cgroups) slurmOnV2() bool {
+	scopes, err := filepath.Glob(filepath.Join(c.unified, "system.slice", "*slurmstepd.scope"))
+	return err == nil && len(scopes) > 0
+}
+
 func (c *cgroups) jobDir(job int64) string {
 	return filepath.Join(c.unified, c.name, jobPrefix+strconv.FormatInt(job, 10))
 }

@@ -169,6 +169,10 @@ var errNoSlot = errors.New("no slot for this assignment")
 // startFill makes an assignment's groups, pages and supervisor, all shut, and
 // writes it down as attached.
 func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob, error) {
+	if no := n.noFilling(); no != "" {
+		n.log.Warn("fill job refused", "fill_job_id", a.Job.JobID, "reason", no)
+		return nil, errNoSlot
+	}
 	d := n.slot(a)
 	if d == nil {
 		n.log.Warn("fill job without its slot", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device)

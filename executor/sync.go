@@ -158,12 +158,21 @@ func (n *node) snapshot() api.NodeSync {
 	return s
 }
 
+// noFilling is why nothing may be filled on this node, "" if it may.
+func (n *node) noFilling() string {
+	if n.groups.slurmOnV2() {
+		return "Slurm tracks processes by cgroup v2 here (CgroupPlugin), which fill jobs cannot leave: see install.md"
+	}
+	return ""
+}
+
 func (n *node) terms(m *mainJob, d *mainDevice) terms {
 	return terms{share: d.governor.share, guard: d.governor.guard, least: milliseconds(n.cfg.MinMs), reserve: m.options.reserve}
 }
 
 func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 	var all []api.MainDevice
+	no := n.noFilling()
 	for i, d := range m.devices {
 		g := d.governor
 		md := api.MainDevice{
@@ -173,6 +182,8 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		switch {
 		case m.options.off:
 			md.Enabled, md.Reason = false, "turned off by its owner (--pipefill=off)"
+		case no != "":
+			md.Enabled, md.Reason = false, no
 		case g.disabled != "":
 			md.Enabled, md.Reason = false, g.disabled
 		case len(m.rec.Devices[i].Openers) == 0:

@@ -81,6 +81,12 @@ func shared(t *testing.T) string {
 // try runs the command; everything the machine has is idle enough for it.
 func try(ctx context.Context, t *testing.T, args ...string) (r result, errs string, status int) {
 	t.Helper()
+	return tryUnder(ctx, t, nil, args...)
+}
+
+// tryUnder runs the command by another, which ends its own arguments with it.
+func tryUnder(ctx context.Context, t *testing.T, under []string, args ...string) (r result, errs string, status int) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -88,7 +94,9 @@ func try(ctx context.Context, t *testing.T, args ...string) (r result, errs stri
 		t.Skipf("packaging/setup makes the user: %v", err)
 	}
 	dir := filepath.Join(shared(t), "run")
-	cmd := exec.CommandContext(ctx, cli, append([]string{"try", "--json", "--dir", dir, "--user", user0, "--device", "cpu:1", "--options", "budget=50%"}, args...)...)
+	args = append([]string{cli, "try", "--json", "--dir", dir, "--user", user0, "--device", "cpu:1", "--options", "budget=50%"}, args...)
+	args = append(append([]string{}, under...), args...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
 	var out, say bytes.Buffer
@@ -126,6 +134,20 @@ func TestTry(t *testing.T) {
 		t.Errorf("the third: %+v", third)
 	}
 	if b := r.Bubbles; b.Seconds <= 0 || b.FilledSeconds <= 0 || b.FilledSeconds > b.Seconds || b.UsefulPct <= 0 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A host of today has the v2 hierarchy alone: no cpuset, cpu or devices groups.
+func TestTry_CgroupV2Only(t *testing.T) {
+	const alone = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\""
+	under := []string{"unshare", "--mount", "--propagation", "private", "sh", "-c", alone, "sh"}
+	r, say, status := tryUnder(t.Context(), t, under, "--main", trainer(t, 100), "--set", "min_ms=1",
+		"--fill", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+	if status != 0 || len(r.Fills) != 1 || r.Fills[0].State != "completed" || r.Fills[0].DeviceNs == 0 {
+		t.Fatalf("status %d, %+v\n%s", status, r, say)
+	}
+	if b := r.Bubbles; b.FilledSeconds <= 0 || b.FilledSeconds > b.Seconds {
 		t.Errorf("%+v", b)
 	}
 }
