@@ -201,61 +201,6 @@ func TestSlotsAndBubbles(t *testing.T) {
 	}
 }
 
-func TestDoctor(t *testing.T) {
-	f := newFake(t)
-	f.answers["/v1/ping"] = api.Status{Version: "1", Cluster: "c"}
-	f.answers["/v1/slots"] = []api.Slot{}
-	dir := t.TempDir()
-	write := func(name, text string, mode os.FileMode) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	plugin := filepath.Join(dir, "spank_pipefill.so")
-	write("spank_pipefill.so", "", 0o755)
-	write("plugstack.conf", "# ours\noptional "+plugin+" run_dir=/run/x\n", 0o644)
-	good := `PreemptType=preempt/none # comment
-SelectTypeParameters=CR_CPU_Memory
-JobSubmitPlugins=lua
-RequeueExitHold=199
-ProctrackType=proctrack/cgroup
-NodeName=n[0-1] CPUs=1
-PartitionName=main Nodes=ALL \
-  OverSubscribe=FORCE:1
-PartitionName=pipefill Nodes=ALL OverSubscribe=FORCE:4
-`
-	write("slurm.conf", good, 0o644)
-	if status, out, errs := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf")); status != 0 || strings.Contains(out, "BAD") || strings.Contains(out, "WARN") {
-		t.Errorf("a good site: status %d\n%s%s", status, out, errs)
-	}
-	for _, tc := range []struct{ from, to, says string }{
-		{"preempt/none", "preempt/partition_prio", "set preempt/none"},
-		{"PartitionName=pipefill", "PartitionName=spare", "slurm.conf has none"},
-		{"OverSubscribe=FORCE:4", "", "set OverSubscribe=FORCE:4"},
-		{"JobSubmitPlugins=lua", "", "install job_submit.lua"},
-	} {
-		write("slurm.conf", strings.Replace(good, tc.from, tc.to, 1), 0o644)
-		_, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf"))
-		if !strings.Contains(out, tc.says) {
-			t.Errorf("%s -> %s: %q is not in\n%s", tc.from, tc.to, tc.says, out)
-		}
-	}
-	write("slurm.conf", good, 0o644)
-	write("plugstack.conf", "required "+plugin+"\n", 0o644)
-	write("spank_pipefill.so", "", 0o777)
-	status, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", filepath.Join(dir, "slurm.conf"))
-	if status != 4 || !strings.Contains(out, "write optional") || !strings.Contains(out, "chmod go-w") {
-		t.Errorf("a required plugin that others can write: status %d\n%s", status, out)
-	}
-	f.fail = &api.Failure{Code: pipefill.CodeUnavailable, Message: "database is away"}
-	if status, out, _ := run(t, f.endpoint, "doctor", "--slurm-conf", "/nonexistent"); status != 4 || !strings.Contains(out, "database is away") {
-		t.Errorf("a sick controller: status %d\n%s", status, out)
-	}
-}
-
 // Every command and flag has its place in the man page.
 func TestManPage(t *testing.T) {
 	page, err := os.ReadFile("../docs/man/pipefill-cli.1.md")

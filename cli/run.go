@@ -41,6 +41,9 @@ type Env struct {
 	Stdout, Stderr io.Writer
 	Now            func() time.Time
 	LookPath       func(string) (string, error)
+	// What doctor asks of the host; nil: the real thing.
+	Statfs       func(dir string) (kind, free int64, err error)
+	SlurmVersion func(ctx context.Context, conf string) (string, error)
 }
 
 const (
@@ -58,6 +61,12 @@ type program struct {
 func Run(ctx context.Context, args []string, env Env) int {
 	if env.LookPath == nil {
 		env.LookPath = exec.LookPath
+	}
+	if env.Statfs == nil {
+		env.Statfs = statfs
+	}
+	if env.SlurmVersion == nil {
+		env.SlurmVersion = slurmVersion
 	}
 	p := &program{env: env}
 	// Only --help: -h is squeue's word for "no header".

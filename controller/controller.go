@@ -6,6 +6,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -382,6 +383,9 @@ func (c *Controller) Status() api.Status {
 	for name, n := range c.nodes {
 		if nowMs-n.seenMs > c.cfg.NodeLostS*1000 {
 			faults = append(faults, "node "+name+": does not report")
+		}
+		if n.said.Version != "" && n.said.Version != pipefill.Version() {
+			faults = append(faults, fmt.Sprintf("node %s: runs pipefilld %s, this is pipefillctld %s: install the same release", name, n.said.Version, pipefill.Version()))
 		}
 		for _, f := range n.said.Faults {
 			faults = append(faults, "node "+name+": "+f)

@@ -82,3 +82,19 @@ func TestMetrics_WithoutTheDatabase(t *testing.T) {
 		t.Error(body)
 	}
 }
+
+func TestStatus_ANodeOfAnotherRelease(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	for _, n := range w.nodes {
+		w.sync(n)
+	}
+	if faults := w.ctl.Status().Faults; len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	w.ctl.mu.Lock()
+	w.ctl.nodes["n0"].said.Version = "0.0.9"
+	w.ctl.mu.Unlock()
+	if faults := w.ctl.Status().Faults; len(faults) != 1 || !strings.Contains(faults[0], "node n0: runs pipefilld 0.0.9") {
+		t.Errorf("%q", faults)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"pipefill"
 )
@@ -47,26 +48,49 @@ func readToken(path string) (user, token string, err error) {
 	return user, token, nil
 }
 
-// tokenUser reads who the token is for (the claim sun); slurmctld checks the
+// TokenExpiry tells until when the token in a file is good; zero: for ever. It
+// refuses what the client would.
+func TokenExpiry(path string) (time.Time, error) {
+	_, token, err := readToken(path)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if c := tokenClaims(token); c.Expires != 0 {
+		return time.Unix(c.Expires, 0), nil
+	}
+	return time.Time{}, nil
+}
+
+// claims are what a token says, not whether it is true: slurmctld checks the
 // signature, and refuses a user name that is not the claim's.
-func tokenUser(token string) string {
+type claims struct {
+	User    string `json:"sun"`
+	Name    string `json:"username"`
+	Expires int64  `json:"exp"`
+}
+
+// tokenClaims is empty of what is no token.
+func tokenClaims(token string) claims {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || strings.ContainsAny(token, " \t\r\n") {
-		return ""
+		return claims{}
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
 	if err != nil {
-		return ""
+		return claims{}
 	}
-	var claims struct {
-		User string `json:"sun"`
-		Name string `json:"username"`
+	var c claims
+	if json.Unmarshal(payload, &c) != nil {
+		return claims{}
 	}
-	if json.Unmarshal(payload, &claims) != nil {
-		return ""
+	return c
+}
+
+// tokenUser is who the token is for.
+func tokenUser(token string) string {
+	c := tokenClaims(token)
+	if c.User == "" {
+		return c.Name
 	}
-	if claims.User == "" {
-		return claims.Name
-	}
-	return claims.User
+	return c.User
 }
