@@ -115,19 +115,20 @@ func statfs(dir string) (kind, free int64, err error) {
 	return st.Type, int64(min(st.Bavail, 1<<40)) * st.Bsize, nil
 }
 
-// slurmVersion asks Slurm's own tool, "22.05.8".
+// slurmVersion asks Slurm's own programs, "22.05.8": the daemons answer without a
+// working slurm.conf, and are not on every host.
 func slurmVersion(ctx context.Context, conf string) (string, error) {
-	cmd := exec.CommandContext(ctx, "scontrol", "-V")
-	cmd.Env = append(os.Environ(), "SLURM_CONF="+conf)
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("scontrol -V: %w", err)
+	var errs []error
+	for _, program := range []string{"slurmd", "slurmctld", "scontrol"} {
+		cmd := exec.CommandContext(ctx, program, "-V") //nolint:gosec // one of three names
+		cmd.Env = append(os.Environ(), "SLURM_CONF="+conf)
+		out, err := cmd.Output()
+		if fields := strings.Fields(string(out)); err == nil && len(fields) > 1 {
+			return fields[1], nil
+		}
+		errs = append(errs, fmt.Errorf("%s -V: %w", program, err))
 	}
-	fields := strings.Fields(string(out))
-	if len(fields) < 2 {
-		return "", fmt.Errorf("scontrol -V says %q: %w", out, fs.ErrInvalid)
-	}
-	return fields[1], nil
+	return "", errors.Join(errs...)
 }
 
 // checkPluginVersion compares the Slurm that the plugin was built with, which

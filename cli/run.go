@@ -102,7 +102,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("hold", "keep fill jobs from being started", controller.Hold),
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
-			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.profileCommand(),
+			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.traceCommand(), p.profileCommand(),
 		},
 	}
 }

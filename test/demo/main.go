@@ -204,7 +204,10 @@ func (d *demo) report() error {
 	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
+	if err := d.writeTimeline(); err != nil {
+		return err
+	}
 	d.print(report)
-	d.say("figures in %s, raw traces and logs beside it", path)
+	d.say("figures in %s, raw traces and logs beside it; timeline.json there is for ui.perfetto.dev", path)
 	return d.judge(report)
 }

@@ -230,6 +230,11 @@ func TestExamples_DoctorFindsNothingInSlurmsFiles(t *testing.T) {
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"job_submit.lua", "cgroup.conf"} {
+		if err := os.Rename(filepath.Join(dir, "etc/pipefill", name+".example"), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "bin/pipefill-cli"), "--controller", "unix:"+dir+"/none.sock", "doctor", "--json", "--slurm-conf", path)
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 4 {
@@ -240,7 +245,8 @@ func TestExamples_DoctorFindsNothingInSlurmsFiles(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for _, f := range findings {
-		if (f.State == "good") == (f.Check == "controller") {
+		// Neither a controller nor munge runs here.
+		if (f.State == "good") == (f.Check == "controller") && f.Check != "munge" {
 			t.Errorf("%s: %s: %s", f.Check, f.State, f.Text)
 		}
 	}
