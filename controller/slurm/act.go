@@ -39,8 +39,12 @@ func (c *Client) Hold(ctx context.Context, id int64) error {
 	if err != nil {
 		return err
 	}
+	return c.hold(ctx, j)
+}
+
+func (c *Client) hold(ctx context.Context, j Job) error {
 	if !j.Pending() {
-		return pipefill.Errorf(pipefill.CodeConflict, "job %d is %s and cannot be held; requeue or cancel it", id, j.State)
+		return pipefill.Errorf(pipefill.CodeConflict, "job %d is %s and cannot be held; requeue or cancel it", j.ID, j.State)
 	}
 	if j.PinnedNode != "" {
 		return c.unpin(ctx, j)
@@ -48,12 +52,12 @@ func (c *Client) Hold(ctx context.Context, id int64) error {
 	if j.Held {
 		return nil
 	}
-	err = c.rest.do(ctx, http.MethodPost, "job/"+j.name(), map[string]any{"hold": true}, nil)
+	err := c.rest.do(ctx, http.MethodPost, "job/"+j.name(), map[string]any{"hold": true}, nil)
 	if err == nil {
 		return nil
 	}
 	// 22.05 reports a failure for an array task's update that worked.
-	if again, readErr := c.Job(ctx, id); readErr == nil && again.Held {
+	if again, readErr := c.Job(ctx, j.ID); readErr == nil && again.Held {
 		return nil
 	}
 	return err
@@ -140,23 +144,39 @@ func nodeName(s string) bool {
 	return s != "" && len(s) <= 255
 }
 
+// requeueTries is how often RequeueHold looks at a job that changes its state
+// between the look and what is done about it.
+const requeueTries = 3
+
 // RequeueHold sends a running job, or one that ended a moment ago, back to the
 // queue, held; a pending one it holds. One that has completed, maybe since the
 // caller looked, stays completed. Jobs submitted with --no-requeue are requeued
 // too: whether they may run again is the caller's to decide (Job.Requeue).
 func (c *Client) RequeueHold(ctx context.Context, id int64) error {
-	j, err := c.single(ctx, id)
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		j, err := c.single(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !j.Pending() {
+			return c.requeue(ctx, j)
+		}
+		err = c.hold(ctx, j)
+		if err == nil || try == requeueTries {
+			return err
+		}
+		// One that was released a moment ago starts between the look and the hold,
+		// which Slurm refuses in words of many kinds ("Invalid node name").
+		c.log.DebugContext(ctx, "job not held, looking again", "job_id", id, "err", err)
 	}
-	if j.Pending() {
-		return c.Hold(ctx, id)
-	}
+}
+
+func (c *Client) requeue(ctx context.Context, j Job) error {
 	if j.State == "COMPLETED" {
 		return nil
 	}
 	if !j.Batch {
-		return pipefill.Errorf(pipefill.CodeConflict, "job %d is not a batch job and cannot be requeued; cancel it", id)
+		return pipefill.Errorf(pipefill.CodeConflict, "job %d is not a batch job and cannot be requeued; cancel it", j.ID)
 	}
 	if !j.Requeue {
 		if err := c.scontrol.run(ctx, "update", "JobId="+j.name(), "Requeue=1"); err != nil {
@@ -170,7 +190,7 @@ func (c *Client) RequeueHold(ctx context.Context, id int64) error {
 	// job is held, and the next Hold or PinRelease sees to it.
 	if j.PinnedNode != "" {
 		if err := c.unpin(ctx, j); err != nil {
-			c.log.DebugContext(ctx, "pin stays until the job has completed", "job_id", id, "err", err)
+			c.log.DebugContext(ctx, "pin stays until the job has completed", "job_id", j.ID, "err", err)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -355,6 +356,33 @@ func TestClient_RequeueHold(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.want, f.calls()); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestClient_RequeueHoldOfAJobThatStarts: between the look and the hold the job
+// has started, and Slurm's refusal of the hold speaks of something else.
+func TestClient_RequeueHoldOfAJobThatStarts(t *testing.T) {
+	for name, pinned := range map[string]string{"pinned": "pipefill:pin=n0", "not pinned": ""} {
+		t.Run(name, func(t *testing.T) {
+			f, c := newFake(t, "v0.0.38", job(5, "PENDING", "priority", 9, "admin_comment", pinned))
+			looks := 0
+			f.fail = func(r *http.Request) (int, string) {
+				if r.Method == http.MethodPost {
+					return http.StatusInternalServerError, `{"errors":[{"error_number":2021,"error":"Invalid node name specified"}]}`
+				}
+				if looks++; looks == 2 {
+					f.jobs[0]["job_state"] = "RUNNING"
+				}
+				return 0, ""
+			}
+			f.write("scontrol", "#!/bin/sh\ncd \""+f.dir+"\"\necho \"$*\" >>calls\ncase $* in *Priority=0*) echo Invalid node name specified; exit 1;; esac\n", 0o755)
+			if err := c.RequeueHold(t.Context(), 5); err != nil {
+				t.Error(err)
+			}
+			if calls := f.calls(); !slices.Contains(calls, "requeuehold 5") {
+				t.Errorf("calls %q", calls)
 			}
 		})
 	}
