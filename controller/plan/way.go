@@ -1,0 +1,158 @@
+package plan
+
+import (
+	"math"
+	"sort"
+
+	"pipefill"
+)
+
+// maxPasses bounds the passes of one chunk, so that counting them cannot
+// overflow.
+const maxPasses = math.MaxInt32
+
+// way is one configuration on the bubbles of one cycle, prepared for stepping
+// through it.
+type way struct {
+	config  *Config
+	index   int // of the config in its profile
+	bubbles []pipefill.Bubble
+	ops     int
+	passNs  int64
+	peak    int64   // largest PeakBytes
+	sums    []int64 // of op times from op 0 on, over two passes
+	budget  []int64 // by bubble: for ops; negative: none
+	room    []int64 // by bubble: for an op's peak
+	blocked [][]int32
+}
+
+// newWay looks at a configuration once, without making tables.
+func newWay(config *Config, index int, bubbles []pipefill.Bubble) *way {
+	w := &way{config: config, index: index, bubbles: bubbles, ops: len(config.Ops)}
+	for i := range config.Ops {
+		w.passNs += config.Ops[i].TimeNs
+		w.peak = max(w.peak, config.Ops[i].PeakBytes)
+	}
+	w.budget = make([]int64, len(bubbles))
+	w.room = make([]int64, len(bubbles))
+	for j, b := range bubbles {
+		w.budget[j] = b.DurationNs - config.SwapInNs - config.SwapOutNs
+		w.room[j] = b.FreeBytes - config.ResidentBytes
+	}
+	return w
+}
+
+// bound is more samples a cycle than any plan of this configuration has: every
+// bubble that it can use is filled to the last nanosecond.
+func (w *way) bound() float64 {
+	sum := 0.0
+	for j := range w.bubbles {
+		if w.budget[j] > 0 && w.room[j] >= 0 {
+			sum += float64(w.budget[j])
+		}
+	}
+	// Rounding must not make it less than it is.
+	return float64(w.config.BatchSize) * sum / float64(w.passNs) * (1 + 1e-12)
+}
+
+// prepare makes the tables that step needs.
+func (w *way) prepare() {
+	if w.sums != nil {
+		return
+	}
+	n := w.ops
+	w.sums = make([]int64, 2*n+1)
+	for i := range 2 * n {
+		w.sums[i+1] = w.sums[i] + w.config.Ops[i%n].TimeNs
+	}
+	w.blocked = make([][]int32, len(w.bubbles))
+	tables := map[int64][]int32{}
+	for j, room := range w.room {
+		if room >= w.peak {
+			continue
+		}
+		if tables[room] == nil {
+			tables[room] = w.untilBlocked(room)
+		}
+		w.blocked[j] = tables[room]
+	}
+}
+
+// untilBlocked counts for each op how many, from it on, need no more than room.
+func (w *way) untilBlocked(room int64) []int32 {
+	table := make([]int32, w.ops)
+	free := int32(0)
+	for i := 2*w.ops - 1; i >= 0; i-- {
+		if w.config.Ops[i%w.ops].PeakBytes > room {
+			free = 0
+		} else {
+			free++
+		}
+		table[i%w.ops] = free
+	}
+	return table
+}
+
+// step is how far a chunk that begins with op first gets in bubble j: whole
+// passes and ops beyond them.
+func (w *way) step(first, j int) (passes int64, ops int) {
+	return w.within(first, j, w.budget[j])
+}
+
+// within is step with budget nanoseconds for ops.
+func (w *way) within(first, j int, budget int64) (passes int64, ops int) {
+	if budget < 0 || w.room[j] < 0 {
+		return 0, 0
+	}
+	limit := w.ops
+	if table := w.blocked[j]; table != nil {
+		limit = min(limit, int(table[first]))
+	} else if budget >= w.passNs {
+		passes = min(budget/w.passNs, maxPasses)
+		budget -= passes * w.passNs
+		if passes == maxPasses {
+			return passes, 0
+		}
+	}
+	return passes, w.reach(first, limit, w.sums[first]+budget)
+}
+
+// reach counts the ops from first on, at most limit, whose sum stays within
+// target: by doubling steps, since a bubble holds few ops of many.
+func (w *way) reach(first, limit int, target int64) int {
+	lo, step := 0, 1
+	for lo+step <= limit && w.sums[first+lo+step] <= target {
+		lo += step
+		step *= 2
+	}
+	span := min(step, limit-lo+1) // lo fits, lo+span does not
+	if span <= 1 {
+		return lo
+	}
+	return lo + sort.Search(span-1, func(k int) bool { return w.sums[first+lo+k+1] > target })
+}
+
+// timeNs is what a chunk takes, swapping included.
+func (w *way) timeNs(first int, passes int64, ops int) int64 {
+	return w.config.SwapInNs + w.config.SwapOutNs + passes*w.passNs + w.sums[first+ops] - w.sums[first]
+}
+
+// peakBytes is what a chunk needs at most.
+func (w *way) peakBytes(first int, passes int64, ops int) int64 {
+	if passes > 0 {
+		return w.config.ResidentBytes + w.peak
+	}
+	var most int64
+	for i := first; i < first+ops; i++ {
+		most = max(most, w.config.Ops[i%w.ops].PeakBytes)
+	}
+	return w.config.ResidentBytes + most
+}
+
+// chunk is a chunk of this way as a plan has it.
+func (w *way) chunk(job string, cycle, j, first int, passes int64, ops int) Chunk {
+	return Chunk{
+		Cycle: cycle, Bubble: w.bubbles[j].Index, Job: job, Config: w.index, FirstOp: first, OpCount: int(passes)*w.ops + ops,
+		TimeNs: w.timeNs(first, passes, ops), PeakBytes: w.peakBytes(first, passes, ops),
+	}
+}
