@@ -60,7 +60,31 @@ type Mode string
 const (
 	ModeSignal  Mode = "signal"  // stopped and continued as a whole
 	ModeChunked Mode = "chunked" // the program runs chunks that fit
+	ModeLaunch  Mode = "launch"  // a library preloaded into the program admits what it launches on a GPU
 )
+
+// Modes lists what mode= may say.
+var Modes = []Mode{ModeSignal, ModeChunked, ModeLaunch}
+
+// MindsGate tells whether a job of this mode keeps to the gate by itself, so
+// that it is not stopped from outside while it does.
+func (m Mode) MindsGate() bool { return m == ModeChunked || m == ModeLaunch }
+
+// Obstacle tells why a job of this mode may not have a device, "" where it may.
+// launches: the node preloads the launch library (launch_library of
+// pipefilld.yaml), which is what mode launch needs.
+func (m Mode) Obstacle(device DeviceID, launches bool) string {
+	gpu := device.Kind() == KindGPU
+	switch {
+	case gpu && !m.MindsGate():
+		return "stopping a program does not stop its work on a GPU: write it to ask before each chunk, and submit it with --pipefill=fill,mode=chunked"
+	case m == ModeLaunch && !gpu:
+		return "mode=launch is for GPUs: what a program computes on cores is no launch"
+	case m == ModeLaunch && !launches:
+		return "mode=launch is off on this node: its pipefilld.yaml names no launch_library; submit it with mode=chunked"
+	}
+	return ""
+}
 
 // Assignment is one fill job on one slot.
 type Assignment struct {

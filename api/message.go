@@ -43,8 +43,10 @@ type MainDevice struct {
 	Stage     int                  `json:"stage"`
 	Options   string               `json:"options"` // of --pipefill
 	StartedMs int64                `json:"started_ms"`
-	Enabled   bool                 `json:"enabled"` // the governor lets it be filled
-	Reason    string               `json:"reason"`  // why not
+	Enabled   bool                 `json:"enabled"`            // the governor lets it be filled
+	Reason    string               `json:"reason"`             // why not
+	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
+	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
 	Cycle     pipefill.BubbleCycle `json:"cycle"`
 	Totals    MainTotals           `json:"totals"`
 }

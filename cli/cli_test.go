@@ -151,7 +151,7 @@ func TestUsageMistakes(t *testing.T) {
 		{[]string{"try", "--main", "true"}, "at least one fill job's command"},
 		{[]string{"try", "--main", "true", "--fill", " "}, "a command is empty"},
 		{[]string{"try", "--main", "true", "--fill", "true", "more"}, "quote the commands"},
-		{[]string{"try", "--main", "true", "--fill", "true", "--mode", "launch"}, "write signal or chunked"},
+		{[]string{"try", "--main", "true", "--fill", "true", "--mode", "kernel"}, "write signal, chunked or launch"},
 		{[]string{"try", "--main", "true", "--fill", "true", "--set", "guard_ms"}, "write KEY=VALUE"},
 		{[]string{"try", "--main", "true", "--fill", "true", "--set", "node=x"}, "node is set by try itself"},
 		{[]string{"try", "--main", "true", "--fill", "true", "--device", "tpu:0"}, "write cpu:<core list> or gpu:<uuid>"},

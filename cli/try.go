@@ -28,7 +28,7 @@ func (p *program) tryCommand() *cli.Command {
 			&cli.StringFlag{Name: "main", Usage: "the main job's `COMMAND`"},
 			&cli.StringSliceFlag{Name: "fill", Usage: "a fill job's `COMMAND`; again for more"},
 			&cli.StringSliceFlag{Name: "device", Usage: "`DEVICE` of a rank, in their order: gpu:UUID or cpu:CORES (default: every GPU, else every core)"},
-			&cli.StringFlag{Name: "mode", Value: string(pipefill.ModeSignal), Usage: "of the fill jobs: signal or chunked"},
+			&cli.StringFlag{Name: "mode", Value: string(pipefill.ModeSignal), Usage: "of the fill jobs: signal, chunked or launch"},
 			&cli.StringFlag{Name: "options", Usage: "`OPTIONS` of the main job, those of sbatch"},
 			&cli.StringSliceFlag{Name: "set", Usage: "a line of pipefilld.yaml, as guard_ms=0 (`KEY=VALUE`)"},
 			&cli.StringFlag{Name: "user", Usage: "run the commands as `USER` (default: who called sudo, else root)"},
@@ -71,8 +71,8 @@ func (p *program) tryConfig(c *cli.Context) (try.Config, error) {
 		return cfg, usage("try: write at least one fill job's command: --fill COMMAND")
 	case slices.ContainsFunc(cfg.Fills, func(f string) bool { return strings.TrimSpace(f) == "" }):
 		return cfg, usage("try: --fill: a command is empty")
-	case cfg.Mode != pipefill.ModeSignal && cfg.Mode != pipefill.ModeChunked:
-		return cfg, usage("try: --mode %q: write signal or chunked", cfg.Mode)
+	case !slices.Contains(pipefill.Modes, cfg.Mode):
+		return cfg, usage("try: --mode %q: write signal, chunked or launch", cfg.Mode)
 	case strings.ContainsAny(cfg.Options, "\n\x00"):
 		return cfg, usage("try: --options: write them on one line")
 	case cfg.Alone < 0 || cfg.Limit < 0:
@@ -137,8 +137,8 @@ func tryDevices(names []string, mode pipefill.Mode) ([]pipefill.DeviceID, error)
 		if err := id.Validate(); err != nil {
 			return nil, usage("try: --device: %w", err)
 		}
-		if id.Kind() == pipefill.KindGPU && mode == pipefill.ModeSignal {
-			return nil, usage("try: stopping a program does not stop its work on a GPU such as %s: write --mode chunked, and fill programs that ask before each chunk", id)
+		if no := mode.Obstacle(id, true); no != "" {
+			return nil, usage("try: --device %s: %s: write another --mode", id, no)
 		}
 	}
 	return ids, nil
@@ -172,6 +172,9 @@ func tryUser(name, sudo string) (try.User, error) {
 	return out, nil
 }
 
+// launchLibrary is what mode launch preloads.
+const launchLibrary = "libpipefill_launch.so"
+
 // tryParts finds pipefilld and what jobs load, beside this program: in the
 // build folder of a tree, or below the prefix it is installed in.
 func (p *program) tryParts(c *cli.Context, cfg *try.Config) error {
@@ -187,6 +190,13 @@ func (p *program) tryParts(c *cli.Context, cfg *try.Config) error {
 	}
 	if library := firstOf(filepath.Join(here, "libpipefill.so")); library != "" && p.env.Getenv("PIPEFILL_LIBRARY") == "" {
 		cfg.Environ = append(cfg.Environ, "PIPEFILL_LIBRARY="+library)
+	}
+	if cfg.Mode == pipefill.ModeLaunch {
+		library := firstOf(filepath.Join(here, launchLibrary), filepath.Join(here, "../lib*", launchLibrary), filepath.Join(here, "../lib*/*", launchLibrary))
+		if library == "" {
+			return pipefill.Errorf(pipefill.CodeNotFound, "try: %s is neither beside %s nor in its prefix: install it", launchLibrary, self)
+		}
+		cfg.Lines = append(cfg.Lines, "launch_library: "+library)
 	}
 	if !c.Bool("no-hooks") {
 		cfg.Python = firstOf(filepath.Join(here, "../engine/pipefill/site"), filepath.Join(here, "../lib/python3*/dist-packages/pipefill/site"),

@@ -343,7 +343,7 @@ func FreeSlots(view reconcile.View, live []store.Assignment) []schedule.Slot {
 				continue
 			}
 			slots = append(slots, schedule.Slot{
-				Node: name, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, n.Devices),
+				Node: name, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, n.Devices), Launches: m.Launches,
 			})
 		}
 	}

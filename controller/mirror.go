@@ -86,8 +86,7 @@ func optionMem(options string) int64 {
 
 // optionMode is mode=.
 func optionMode(options string) pipefill.Mode {
-	switch mode := pipefill.Mode(option(options, "mode")); mode {
-	case pipefill.ModeSignal, pipefill.ModeChunked:
+	if mode := pipefill.Mode(option(options, "mode")); slices.Contains(pipefill.Modes, mode) {
 		return mode
 	}
 	return ""

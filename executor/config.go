@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,9 +32,10 @@ type config struct {
 	MinMs      float64        `yaml:"min_ms"`
 	FloorMs    float64        `yaml:"floor_ms"`
 	Budget     string         `yaml:"budget"`
-	FillSched  fillSched      `yaml:"fill_sched"` // idle or normal
-	Control    string         `yaml:"control"`    // iterations withheld for comparison: a percentage, or auto
-	Metrics    string         `yaml:"metrics"`    // IP:PORT for Prometheus; "" for none
+	FillSched  fillSched      `yaml:"fill_sched"`     // idle or normal
+	LaunchLib  string         `yaml:"launch_library"` // libpipefill_launch.so for fill jobs of mode launch; "" lets none in
+	Control    string         `yaml:"control"`        // iterations withheld for comparison: a percentage, or auto
+	Metrics    string         `yaml:"metrics"`        // IP:PORT for Prometheus; "" for none
 	LogLevel   string         `yaml:"log_level"`
 	TraceDir   string         `yaml:"trace_dir"` // docs/traces.md; "" writes none
 
@@ -111,6 +113,9 @@ var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // longestSocketPath is sun_path's 108 bytes less "/attach.sock" and the zero.
 const longestSocketPath = 107 - len("/attach.sock")
 
+// longestPreload is what the plugin has room for (export_fill in spank/remote.c).
+const longestPreload = 255
+
 func (c *config) check() []error {
 	var all []error
 	wrong := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
@@ -141,6 +146,10 @@ func (c *config) check() []error {
 	}
 	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		wrong("log_level: %q: write debug, info, warn or error", c.LogLevel)
+	}
+	if c.LaunchLib != "" && (!filepath.IsAbs(c.LaunchLib) || len(c.LaunchLib) > longestPreload || strings.ContainsAny(c.LaunchLib, " :\n")) {
+		wrong("launch_library: %q: write the absolute path of libpipefill_launch.so, at most %d characters without blank or colon, for LD_PRELOAD",
+			c.LaunchLib, longestPreload)
 	}
 	if c.TraceDir != "" && !filepath.IsAbs(c.TraceDir) {
 		wrong("trace_dir: %q: write an absolute path", c.TraceDir)
@@ -264,8 +273,7 @@ func (c *config) mainOptions(text string) mainOptions {
 func fillMode(text string) pipefill.Mode {
 	for part := range strings.SplitSeq(text, ",") {
 		if v, ok := strings.CutPrefix(part, "mode="); ok {
-			switch m := pipefill.Mode(v); m {
-			case pipefill.ModeSignal, pipefill.ModeChunked:
+			if m := pipefill.Mode(v); slices.Contains(pipefill.Modes, m) {
 				return m
 			}
 		}

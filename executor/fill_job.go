@@ -183,8 +183,8 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 			a.Mode = pipefill.ModeSignal
 		}
 	}
-	if a.Device.Kind() == pipefill.KindGPU && a.Mode == pipefill.ModeSignal {
-		n.log.Warn("fill job refused: stopping a process does not stop its kernels", "fill_job_id", a.Job.JobID)
+	if no := a.Mode.Obstacle(a.Device, n.cfg.LaunchLib != ""); no != "" {
+		n.log.Warn("fill job refused", "fill_job_id", a.Job.JobID, "reason", no)
 		return nil, errNoSlot
 	}
 	if a.MemBytes == 0 && a.Device.Kind() == pipefill.KindGPU {

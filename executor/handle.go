@@ -55,8 +55,14 @@ func (n *node) attachVerb(ctx context.Context, r request) (reply, error) {
 		if err != nil || a == nil {
 			return answer, err
 		}
-		return ok("assignment", strconv.FormatInt(a.ID, 10), "device", string(a.Device), "mode", string(a.Mode),
-			"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", n.cfg.RunDir), nil
+		keys := []string{
+			"assignment", strconv.FormatInt(a.ID, 10), "device", string(a.Device), "mode", string(a.Mode),
+			"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", n.cfg.RunDir,
+		}
+		if a.Mode == pipefill.ModeLaunch {
+			keys = append(keys, "preload", n.cfg.LaunchLib)
+		}
+		return ok(keys...), nil
 	case "task":
 		return n.verbTask(key, uid, r.message)
 	case "leave":

@@ -162,7 +162,7 @@ func (r *runner) ahead() int64 {
 // lenient tells whether the fill job minds the gate itself: it has opened
 // libpipefill and has not been caught running outside.
 func (r *runner) lenient() bool {
-	return r.mode == pipefill.ModeChunked && r.fill.Pid.Load() != 0 && r.distrust == 0
+	return r.mode.MindsGate() && r.fill.Pid.Load() != 0 && r.distrust == 0
 }
 
 // allowedUntil is the end of the time the fill job may run in now, 0 if it may
@@ -208,7 +208,7 @@ func (r *runner) open(s snapshot, until int64) {
 	r.super.LastOpenNs.Store(uint64(s.begin))
 	r.super.ThawedAtNs.Store(uint64(now))
 	r.super.Openings.Add(1)
-	if r.mode == pipefill.ModeChunked || r.trace != nil {
+	if r.mode.MindsGate() || r.trace != nil {
 		r.cpuAtOpen = r.valve.cpuNs()
 	}
 	if r.frozen {

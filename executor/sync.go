@@ -177,7 +177,7 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		g := d.governor
 		md := api.MainDevice{
 			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs,
-			Enabled: true, Cycle: d.drain.cycle(n.terms(m, d)), Totals: d.drain.totals,
+			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: d.drain.cycle(n.terms(m, d)), Totals: d.drain.totals,
 		}
 		switch {
 		case m.options.off:

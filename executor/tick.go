@@ -143,7 +143,7 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 	d.trace.flush()
 	if f := d.fill; f != nil && f.super != nil {
 		late := f.super.at.Overruns.Load()
-		if f.rec.Assignment.Mode == pipefill.ModeChunked && d.device.ID.Kind() == pipefill.KindGPU {
+		if f.rec.Assignment.Mode.MindsGate() && d.device.ID.Kind() == pipefill.KindGPU {
 			// What the library counted, by the fill job's own word: lying costs
 			// the liar time. On cores the supervisor sees CPU time: there a
 			// chunk is also late by the clock when somebody else, or the host of

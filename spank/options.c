@@ -11,7 +11,7 @@
 #define VALID_KEYS                                                             \
 	"valid keys: for a main job budget=1%%, reserve=2GiB, share=0.8, "     \
 	"allow=user:NAME+account:NAME, off; for a fill job fill, mem=4GiB, "   \
-	"profile=FILE, deadline=TIME, mode=signal|chunked"
+	"profile=FILE, deadline=TIME, mode=signal|chunked|launch"
 
 struct key {
 	const char *name;
@@ -164,8 +164,10 @@ static int read_deadline(const char *value, struct pf_options *options,
 static int read_mode(const char *value, struct pf_options *options,
 		     struct pf_error *rule)
 {
-	if (strcmp(value, "signal") && strcmp(value, "chunked"))
-		return pf_error_set(rule, "write mode=signal or mode=chunked");
+	if (strcmp(value, "signal") && strcmp(value, "chunked") &&
+	    strcmp(value, "launch"))
+		return pf_error_set(rule, "write mode=signal, mode=chunked or "
+					  "mode=launch");
 	strcpy(options->mode, value);
 	return 0;
 }

@@ -134,6 +134,57 @@ static void lead_python(const struct pf_slurm *slurm,
 		       "the environment cannot be set");
 }
 
+/* LD_PRELOAD without library, wherever it stands in it: a job that a fill job
+ * submits inherits the environment. Returns 1 if it was there. */
+static int without(const char *library, const char *value, char *rest,
+		   size_t size)
+{
+	const char *part = value;
+	size_t used = 0;
+	int found = 0;
+
+	rest[0] = '\0';
+	while (*part) {
+		size_t length = strcspn(part, ": ");
+
+		if (length == strlen(library) &&
+		    !strncmp(part, library, length)) {
+			found = 1;
+		} else if (length && used + length + 2 < size) {
+			if (used)
+				rest[used++] = ':';
+			memcpy(rest + used, part, length);
+			rest[used += length] = '\0';
+		}
+		part += length;
+		part += *part != '\0';
+	}
+	return found;
+}
+
+/* A fill job's program loads the launch library first; "" loads none, and none
+ * that this job has from the one that submitted it. */
+static void preload(const struct pf_slurm *slurm, const char *library)
+{
+	char old[4096] = "", inherited[256] = "", rest[4096], value[4352];
+
+	(void) slurm->get_env(slurm->context, "PIPEFILL_PRELOAD", inherited,
+			      sizeof(inherited));
+	if (!library[0] && !inherited[0])
+		return;
+	if (slurm->get_env(slurm->context, "LD_PRELOAD", old, sizeof(old)) > 0)
+		return; /* longer than we can take apart: the daemon sees that
+			   the library is not there, and keeps the job shut */
+	if (inherited[0] && without(inherited, old, rest, sizeof(rest)))
+		memcpy(old, rest, sizeof(old));
+	if (without(library, old, rest, sizeof(rest)))
+		memcpy(old, rest, sizeof(old));
+	(void) snprintf(value, sizeof(value), "%s%s%s", library,
+			library[0] && old[0] ? ":" : "", old);
+	(void) slurm->set_env(slurm->context, "LD_PRELOAD", value);
+	(void) slurm->set_env(slurm->context, "PIPEFILL_PRELOAD", library);
+}
+
 static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 			const char *text, int deadline_ms)
 {
@@ -188,6 +239,8 @@ static void export_fill(const struct pf_slurm *slurm,
 		(void) slurm->set_env(slurm->context, "PIPEFILL_MEM_BYTES",
 				      value);
 	(void) slurm->set_env(slurm->context, "PIPEFILL_ROLE", "fill");
+	pf_message_value(reply, "preload", value, sizeof(value));
+	preload(slurm, value[0] == '/' ? value : "");
 	pf_message_value(reply, "device", value, sizeof(value));
 	if (!strncmp(value, "gpu:", 4))
 		(void) slurm->set_env(slurm->context, "CUDA_VISIBLE_DEVICES",
@@ -251,6 +304,7 @@ void pf_remote_start(const struct pf_slurm *slurm, struct pf_remote *remote,
 	remote->role = PF_ROLE_NONE;
 	if (item(slurm, PF_ITEM_STEP_ID) == PF_STEP_EXTERN)
 		return;
+	preload(slurm, "");
 	if (pf_site_run_dir(slurm, &remote->site, remote->run_dir,
 			    sizeof(remote->run_dir))) {
 		pf_say(slurm, "node", "run_dir is too long",

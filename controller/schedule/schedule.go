@@ -31,6 +31,7 @@ type Slot struct {
 	Main      pipefill.JobKey
 	Options   string // of the main job's --pipefill: its allow= is kept
 	FreeBytes int64  // device memory for fill jobs; 0: unknown
+	Launches  bool   // mode launch is let in
 }
 
 // Pair is a decision.
@@ -125,9 +126,8 @@ func Obstacle(j store.FillJob, s Slot) string {
 		return fmt.Sprintf("main job %d allows others only", s.Main.JobID)
 	case j.GPUs != "" && s.Device.Kind() != pipefill.KindGPU:
 		return fmt.Sprintf("asks for a GPU (%s), %s %s is none", j.GPUs, s.Node, s.Device)
-	case s.Device.Kind() == pipefill.KindGPU && j.Mode != pipefill.ModeChunked:
-		return fmt.Sprintf("stopping a program does not stop its work on a GPU such as %s %s: write it to ask before each chunk, "+
-			"and submit it with --pipefill=fill,mode=chunked", s.Node, s.Device)
+	case j.Mode.Obstacle(s.Device, s.Launches) != "":
+		return fmt.Sprintf("%s %s: %s", s.Node, s.Device, j.Mode.Obstacle(s.Device, s.Launches))
 	case j.MemBytes > 0 && s.FreeBytes > 0 && j.MemBytes > s.FreeBytes:
 		return fmt.Sprintf("asks for %d bytes of device memory, %s %s has %d", j.MemBytes, s.Node, s.Device, s.FreeBytes)
 	case j.Attempts > 0 && !j.Requeue:

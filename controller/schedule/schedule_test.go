@@ -1,6 +1,7 @@
 package schedule_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,8 +91,19 @@ func TestObstacle_GPU(t *testing.T) {
 			}
 		}
 	}
-	core := schedule.Slot{Node: "n0", Device: "cpu:0"}
 	j := job(1, 1, "ann")
+	j.Mode = pipefill.ModeLaunch
+	if o := schedule.Obstacle(j, gpu); !strings.Contains(o, "launch_library") {
+		t.Errorf("mode launch where the node has it off: %q", o)
+	}
+	gpu.Launches = true
+	if o := schedule.Obstacle(j, gpu); o != "" {
+		t.Errorf("mode launch where the node has it on: %q", o)
+	}
+	core := schedule.Slot{Node: "n0", Device: "cpu:0", Launches: true}
+	if o := schedule.Obstacle(j, core); !strings.Contains(o, "for GPUs") {
+		t.Errorf("mode launch on a core: %q", o)
+	}
 	j.GPUs, j.Mode = "gres:gpu:1", pipefill.ModeChunked
 	if schedule.Obstacle(j, core) == "" {
 		t.Error("a job that asks for a GPU may have a core")

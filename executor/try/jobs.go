@@ -136,6 +136,9 @@ func (r *run) stepFill(id int64) error {
 	if uuid, gpu := strings.CutPrefix(answer["device"], "gpu:"); gpu {
 		environ = with(environ, "CUDA_VISIBLE_DEVICES="+uuid)
 	}
+	if library := answer["preload"]; library != "" {
+		environ = with(environ, "LD_PRELOAD="+library)
+	}
 	if answer["mem_bytes"] != "0" {
 		environ = with(environ, "PIPEFILL_MEM_BYTES="+answer["mem_bytes"])
 	}

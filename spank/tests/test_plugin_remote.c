@@ -316,6 +316,61 @@ static void test_python(void)
 		     "a PYTHONPATH too long is left alone");
 }
 
+/* What LD_PRELOAD is after a job with old, inherited from a fill job that had
+ * inherited, has started. */
+static void preloads(const char *reply, int fill, const char *inherited,
+		     const char *old, const char *want, const char *what)
+{
+	struct fake_slurm fake = { 0 };
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	const char *got;
+
+	start(&d, reply, NULL);
+	remote = new_remote(d.dir);
+	fake_set_env(&fake, "SLURM_JOB_PARTITION", fill ? "pipefill" : "main");
+	if (old)
+		fake_set_env(&fake, "LD_PRELOAD", old);
+	if (inherited)
+		fake_set_env(&fake, "PIPEFILL_PRELOAD", inherited);
+	pf_remote_start(&slurm, &remote, fill ? NULL : "budget=1%");
+	got = fake_get(&fake, "LD_PRELOAD");
+	tap_ok(!got == !want && (!got || !strcmp(got, want)), "%s (%s)", what,
+	       got ? got : "none");
+	stop(&d);
+}
+
+static void test_preload(void)
+{
+	static const char fill[] = "ok\nassignment=3\ndevice=gpu:GPU-1\n"
+				   "mode=launch\nmem_bytes=0\ndir=/run/pf\n"
+				   "preload=/lib/launch.so\n";
+	static const char chunked[] = "ok\nassignment=3\ndevice=gpu:GPU-1\n"
+				      "mode=chunked\nmem_bytes=0\n"
+				      "dir=/run/pf\n";
+	static const char main_job[] = "ok\ndir=/run/pf\ndevices=gpu:GPU-1\n";
+	static char longest[4200];
+
+	memset(longest, 'x', sizeof(longest) - 1);
+	preloads(fill, 1, NULL, NULL, "/lib/launch.so",
+		 "a fill job of mode launch loads the library");
+	preloads(fill, 1, NULL, "/a.so /b.so", "/lib/launch.so:/a.so /b.so",
+		 "before what its user has");
+	preloads(fill, 1, "/lib/launch.so", "/lib/launch.so:/a.so",
+		 "/lib/launch.so:/a.so", "and once");
+	preloads(chunked, 1, NULL, "/a.so", "/a.so",
+		 "a chunked fill job loads nothing");
+	preloads(main_job, 0, NULL, "/lib/launch.so", "/lib/launch.so",
+		 "a main job's own LD_PRELOAD is left alone");
+	preloads(main_job, 0, "/lib/launch.so", "/a.so:/lib/launch.so:/b.so",
+		 "/a.so:/b.so", "a main job does not inherit the library");
+	preloads("other\n", 0, "/lib/launch.so", "/lib/launch.so", "",
+		 "nor does any other job");
+	preloads(fill, 1, NULL, longest, longest,
+		 "an LD_PRELOAD too long is left alone");
+}
+
 static void test_site(void)
 {
 	struct fake_slurm fake = { 0 };
@@ -360,6 +415,7 @@ int main(void)
 	test_task_not_taken();
 	test_others();
 	test_python();
+	test_preload();
 	test_site();
 	return tap_done();
 }

@@ -178,7 +178,8 @@ func TestTry_Failures(t *testing.T) {
 		"a core that the machine has not":   {[]string{"--main", "true", "--fill", "true", "--device", "cpu:8000"}, 5, "no core 8000"},
 		"a user that the machine has not":   {[]string{"--main", "true", "--fill", "true", "--user", "nobody_of_that_name"}, 3, "no user"},
 		"a folder that is not empty":        {[]string{"--main", "true", "--fill", "true", "--dir", "/etc"}, 2, "new or empty folder"},
-		"a GPU with mode signal":            {[]string{"--main", "true", "--fill", "true", "--device", "gpu:GPU-1"}, 2, "--mode chunked"},
+		"a GPU with mode signal":            {[]string{"--main", "true", "--fill", "true", "--device", "gpu:GPU-1"}, 2, "mode=chunked"},
+		"a core with mode launch":           {[]string{"--main", "true", "--fill", "true", "--device", "cpu:1", "--mode", "launch"}, 2, "mode=launch is for GPUs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, say, status := try(t.Context(), t, c.args...)
