@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +33,9 @@ type Config struct {
 	Partitions   []string `yaml:"partitions"`
 	Operators    []string `yaml:"operators"`
 	Policy       string   `yaml:"policy"`
+	PolicyDir    string   `yaml:"policy_dir"`
+	MaxWaitH     int64    `yaml:"max_wait_h"`
+	Limits       []string `yaml:"limits"`
 	PollMs       int64    `yaml:"poll_ms"`
 	NodeLostS    int64    `yaml:"node_lost_s"`
 	MaxTimeMin   int64    `yaml:"max_time_min"`
@@ -47,7 +49,7 @@ type Config struct {
 func defaultConfig() Config {
 	return Config{
 		StateDir: "/var/lib/pipefill", Socket: "/run/pipefill/pipefillctld.sock", SlurmConf: "/etc/slurm/slurm.conf",
-		Partitions: []string{"pipefill"}, Policy: string(schedule.FIFO), PollMs: 1000, NodeLostS: 60, MaxTimeMin: 1440, LogLevel: "info",
+		Partitions: []string{"pipefill"}, Policy: schedule.FIFO, MaxWaitH: 168, PollMs: 1000, NodeLostS: 60, MaxTimeMin: 1440, LogLevel: "info",
 	}
 }
 
@@ -180,11 +182,28 @@ func (c *Config) check(lines map[string]int) []string {
 	for _, o := range c.Operators {
 		rule(o != "", "operators: an empty name: write user names")
 	}
-	rule(slices.Contains(schedule.Policies, schedule.Policy(c.Policy)), "policy: %q: write fifo or sjf", c.Policy)
+	c.checkPolicy(rule)
 	rule(c.PollMs >= 100 && c.PollMs <= 60_000, "poll_ms: %d: write 100 to 60000", c.PollMs)
 	rule(c.NodeLostS >= 5 && c.NodeLostS <= 3600, "node_lost_s: %d: write 5 to 3600", c.NodeLostS)
 	rule(c.MaxTimeMin >= 0, "max_time_min: %d: write MaxTime of the fill partition in minutes, 0 for none", c.MaxTimeMin)
 	rule(metrics.CheckAddress(c.Metrics) == nil, "metrics: %q: write IP:PORT, as 127.0.0.1:9470, or \"\" for none", c.Metrics)
 	rule(c.level.UnmarshalText([]byte(c.LogLevel)) == nil, "log_level: %q: write debug, info, warn or error", c.LogLevel)
 	return wrong
+}
+
+// checkPolicy reads the policies, and checks what decides on the order.
+func (c *Config) checkPolicy(rule func(holds bool, format string, args ...any)) {
+	policies, err := schedule.Set{}, error(nil)
+	absolute := c.PolicyDir == "" || filepath.IsAbs(c.PolicyDir)
+	rule(absolute, "policy_dir: %q: write an absolute path, or \"\" for the shipped policies alone", c.PolicyDir)
+	if absolute {
+		policies, err = schedule.Load(c.PolicyDir)
+		rule(err == nil, "policy_dir: %v", err)
+	}
+	if err == nil && absolute {
+		rule(policies[c.Policy] != nil, "policy: %q: write one of %s", c.Policy, strings.Join(policies.Names(), ", "))
+	}
+	rule(c.MaxWaitH >= 0, "max_wait_h: %d: write hours, 0 for no bound", c.MaxWaitH)
+	_, err = readLimits(c.Limits)
+	rule(err == nil, "limits: %v", err)
 }

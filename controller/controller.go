@@ -54,17 +54,20 @@ type Controller struct {
 	kick    chan struct{} // one waiting: look again now
 	tallies *tallies
 
-	mu      sync.Mutex
-	started int64 // ms; a node is not lost before it had the time to call
-	nodes   map[string]*node
-	faults  map[string]string // by source: what a person should know
-	slots   []schedule.Slot   // all of the last round
-	news    chan struct{}     // closed and made anew when a node's orders change
+	mu       sync.Mutex
+	started  int64 // ms; a node is not lost before it had the time to call
+	nodes    map[string]*node
+	faults   map[string]string // by source: what a person should know
+	slots    []schedule.Slot   // all of the last round
+	policies schedule.Set
+	policy   *schedule.Policy
+	news     chan struct{} // closed and made anew when a node's orders change
 
 	// Of the loop alone.
 	expectations map[[2]string]int64
 	expectedAt   time.Time
 	avoid        map[avoided]time.Time
+	scheduler    *schedule.Scheduler
 }
 
 type avoided struct {
@@ -74,10 +77,12 @@ type avoided struct {
 
 // New returns a controller; Run starts it.
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
-	return &Controller{
+	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), kick: make(chan struct{}, 1), started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, news: make(chan struct{}), avoid: map[avoided]time.Time{},
 	}
+	c.scheduler = c.newScheduler()
+	return c
 }
 
 // Run looks at Slurm and the nodes until ctx ends: every poll, and at once when
@@ -263,7 +268,7 @@ func (c *Controller) schedule(ctx context.Context, view reconcile.View) error {
 	if err != nil {
 		return err
 	}
-	for _, pair := range c.pairs(waiting, slots) {
+	for _, pair := range c.pairs(waiting, slots, live) {
 		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli())
 		if err != nil {
 			return err
@@ -299,28 +304,6 @@ func (c *Controller) waiting(ctx context.Context, view reconcile.View, live []st
 	return waiting, nil
 }
 
-// pairs schedules, leaving out the pairs of job and node that just failed.
-func (c *Controller) pairs(jobs []store.FillJob, slots []schedule.Slot) []schedule.Pair {
-	now := c.now()
-	for key, until := range c.avoid {
-		if now.After(until) {
-			delete(c.avoid, key)
-		}
-	}
-	if len(c.avoid) == 0 {
-		return schedule.Assign(schedule.Policy(c.cfg.Policy), jobs, slots)
-	}
-	var pairs []schedule.Pair
-	for _, slot := range slots {
-		able := slices.DeleteFunc(slices.Clone(jobs), func(j store.FillJob) bool {
-			_, avoid := c.avoid[avoided{j.JobID, slot.Node}]
-			return avoid || slices.ContainsFunc(pairs, func(p schedule.Pair) bool { return p.Job.ID == j.ID })
-		})
-		pairs = append(pairs, schedule.Assign(schedule.Policy(c.cfg.Policy), able, []schedule.Slot{slot})...)
-	}
-	return pairs
-}
-
 // FreeSlots lists the devices of running main jobs that may be filled and have
 // no live assignment. Nodes that do not report, and nodes that a main job waits
 // for, have none.
@@ -342,9 +325,11 @@ func FreeSlots(view reconcile.View, live []store.Assignment) []schedule.Slot {
 			if !m.Enabled || taken[place{name, m.Device}] {
 				continue
 			}
-			slots = append(slots, schedule.Slot{
+			slot := schedule.Slot{
 				Node: name, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, n.Devices), Launches: m.Launches,
-			})
+			}
+			describe(&slot, m.Cycle)
+			slots = append(slots, slot)
 		}
 	}
 	return slots

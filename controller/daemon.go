@@ -125,6 +125,7 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 	log.InfoContext(ctx, "ready", "version", pipefill.Version(), "cluster", cfg.Cluster, "socket", cfg.Socket, "listen", cfg.Listen)
 	notify(ctx, log, daemon.SdNotifyReady)
 	go watchdog(ctx, log)
+	go c.onHangup(ctx)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:

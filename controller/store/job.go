@@ -40,6 +40,12 @@ type FillJob struct {
 	EndedMs       int64
 	DeviceMs      int64 // charged so far, all attempts
 	ExpectMs      int64 // device time of jobs like it; 0: no history
+
+	// Not of this table.
+	DeadlineMs int64  // by when its user wants it done; 0: none
+	Devices    int    // slots that it needs at once; 0: one
+	Profile    string // names its fill profile; "": none
+	WorkMs     int64  // device time by its profile; 0: not known
 }
 
 // Key names the attempt that comes.

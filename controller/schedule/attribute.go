@@ -1,0 +1,254 @@
+package schedule
+
+import (
+	"math"
+
+	"pipefill"
+)
+
+// JobAttributes is what a policy may say of a job, as job.NAME. Values that are
+// not known are said in the table below and in docs/policies.md.
+type JobAttributes struct {
+	Wait         float64 `expr:"wait_s"`
+	Time         float64 `expr:"time_s"`
+	Work         float64 `expr:"work_s"`
+	Speed        float64 `expr:"speed"`
+	Limit        float64 `expr:"limit_s"`
+	Deadline     float64 `expr:"deadline_s"`
+	Slack        float64 `expr:"slack_s"`
+	Due          float64 `expr:"due_s"`
+	HasDeadline  bool    `expr:"has_deadline"`
+	MemBytes     float64 `expr:"mem_bytes"`
+	Used         float64 `expr:"used_s"`
+	Attempts     float64 `expr:"attempts"`
+	Devices      float64 `expr:"devices"`
+	GPU          bool    `expr:"gpu"`
+	Fairshare    float64 `expr:"fairshare"`
+	Usage        float64 `expr:"usage_s"`
+	AccountUsage float64 `expr:"account_usage_s"`
+	Running      float64 `expr:"running"`
+	AccountRuns  float64 `expr:"account_running"`
+	User         string  `expr:"user"`
+	Account      string  `expr:"account"`
+	Name         string  `expr:"name"`
+	Partition    string  `expr:"partition"`
+	Mode         string  `expr:"mode"`
+	Source       string  `expr:"source"`
+}
+
+// SlotAttributes is what a policy may say of a slot, as slot.NAME.
+type SlotAttributes struct {
+	Share     float64 `expr:"share"`
+	Iteration float64 `expr:"iteration_s"`
+	Longest   float64 `expr:"longest_s"`
+	Bubbles   float64 `expr:"bubbles"`
+	FreeBytes float64 `expr:"free_bytes"`
+	Remaining float64 `expr:"remaining_s"`
+	Kind      string  `expr:"kind"`
+	Node      string  `expr:"node"`
+}
+
+// Never stands where a time has no end, in seconds: about 30 years, so that sums
+// of it stay exact.
+const Never = 1e9
+
+// pace is how an attribute moves with time alone.
+type pace int
+
+const (
+	still  pace = iota // not at all
+	evenly             // by the same for every job
+	freely             // by what depends on the job
+)
+
+// Attribute describes one name of the policy language.
+type Attribute struct {
+	Name string // job.NAME or slot.NAME
+	Type string // number, bool or string
+	Unit string
+	Text string
+
+	pace    pace
+	shares  bool // moves with the usage of users
+	running bool // moves with what runs
+	number  func(c *context, f *facts) float64
+	text    func(c *context, f *facts) string
+}
+
+// context is what an evaluation rests on besides the job. slot is that of the
+// class which is asked for; speeds are by profile, the first of jobs without.
+type context struct {
+	nowMs  float64
+	slot   *Slot
+	speeds []float64
+	groups []group
+}
+
+// leastSpeed keeps times finite on slots whose bubbles are not learned yet.
+const leastSpeed = 0.001
+
+func (c *context) speed(f *facts) float64 { return max(c.speeds[f.profile], leastSpeed) }
+
+func (c *context) time(f *facts) float64 { return f.workS / c.speed(f) }
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func until(atMs, nowMs float64) float64 {
+	if atMs == 0 {
+		return Never
+	}
+	return (atMs - nowMs) / 1000
+}
+
+func due(f *facts) float64 {
+	if f.deadlineMs == 0 {
+		return 1e12
+	}
+	return f.deadlineMs / 1000
+}
+
+// Attributes lists the policy language's names: first the jobs', then the
+// slots'.
+var Attributes = []Attribute{
+	{
+		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly,
+		number: func(c *context, f *facts) float64 { return (c.nowMs - f.firstMs) / 1000 },
+	},
+	{
+		Name: "job.time_s", Type: "number", Unit: "s", Text: "expected from start to end on this slot: work_s / speed",
+		number: func(c *context, f *facts) float64 { return c.time(f) },
+	},
+	{
+		Name: "job.work_s", Type: "number", Unit: "s", Text: "expected device time if it had the device alone; 1 day where neither profile, history nor limit tells",
+		number: func(_ *context, f *facts) float64 { return f.workS },
+	},
+	{
+		Name: "job.speed", Type: "number", Unit: "1", Text: "device seconds of work done a second on this slot: by its execution plan, else slot.share",
+		number: func(c *context, f *facts) float64 { return c.speed(f) },
+	},
+	{
+		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",
+		number: func(_ *context, f *facts) float64 { return f.limitS },
+	},
+	{
+		Name: "job.deadline_s", Type: "number", Unit: "s", Text: "until its deadline, negative after it; 1e9: it has none", pace: freely,
+		number: func(c *context, f *facts) float64 { return until(f.deadlineMs, c.nowMs) },
+	},
+	{
+		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely,
+		number: func(c *context, f *facts) float64 { return until(f.deadlineMs, c.nowMs) - c.time(f) },
+	},
+	{
+		Name: "job.due_s", Type: "number", Unit: "s", Text: "its deadline, since 1970; 1e12: it has none. Unlike deadline_s it stands still",
+		number: func(_ *context, f *facts) float64 { return due(f) },
+	},
+	{
+		Name: "job.has_deadline", Type: "bool", Text: "whether it has a deadline",
+		number: func(_ *context, f *facts) float64 { return flag(f.deadlineMs != 0) },
+	},
+	{
+		Name: "job.mem_bytes", Type: "number", Unit: "bytes", Text: "device memory asked for; 0: unknown",
+		number: func(_ *context, f *facts) float64 { return f.memBytes },
+	},
+	{
+		Name: "job.used_s", Type: "number", Unit: "s", Text: "device time charged so far, all attempts",
+		number: func(_ *context, f *facts) float64 { return f.usedS },
+	},
+	{
+		Name: "job.attempts", Type: "number", Unit: "1", Text: "how often it was started",
+		number: func(_ *context, f *facts) float64 { return f.attempts },
+	},
+	{
+		Name: "job.devices", Type: "number", Unit: "1", Text: "slots that it needs at once",
+		number: func(_ *context, f *facts) float64 { return f.devices },
+	},
+	{
+		Name: "job.gpu", Type: "bool", Text: "whether it asks for a GPU",
+		number: func(_ *context, f *facts) float64 { return flag(f.gpu) },
+	},
+	{
+		Name: "job.fairshare", Type: "number", Unit: "1", Text: "2^(-usage/share) of its user in its account, 0 to 1, as Slurm's; 0.5: just its share, 1: nothing used", shares: true,
+		number: func(c *context, f *facts) float64 { return c.groups[f.group].fairshare },
+	},
+	{
+		Name: "job.usage_s", Type: "number", Unit: "s", Text: "its user's device time in its account, decayed by the half-life", shares: true,
+		number: func(c *context, f *facts) float64 { return c.groups[f.group].usageS },
+	},
+	{
+		Name: "job.account_usage_s", Type: "number", Unit: "s", Text: "its account's device time, decayed by the half-life", shares: true,
+		number: func(c *context, f *facts) float64 { return c.groups[f.group].accountUsageS },
+	},
+	{
+		Name: "job.running", Type: "number", Unit: "slots", Text: "that its user's jobs hold at the start of the round", running: true,
+		number: func(c *context, f *facts) float64 { return c.groups[f.group].running },
+	},
+	{
+		Name: "job.account_running", Type: "number", Unit: "slots", Text: "that its account's jobs hold at the start of the round", running: true,
+		number: func(c *context, f *facts) float64 { return c.groups[f.group].accountRunning },
+	},
+	{Name: "job.user", Type: "string", Text: "its user's name", text: func(c *context, f *facts) string { return c.groups[f.group].user }},
+	{Name: "job.account", Type: "string", Text: "its Slurm account", text: func(c *context, f *facts) string { return c.groups[f.group].account }},
+	{Name: "job.name", Type: "string", Text: "its --job-name", text: func(_ *context, f *facts) string { return f.job.Name }},
+	{Name: "job.partition", Type: "string", Text: "its fill partition", text: func(_ *context, f *facts) string { return f.job.Partition }},
+	{Name: "job.mode", Type: "string", Text: "mode= of its --pipefill: signal, chunked, launch, or empty", text: func(_ *context, f *facts) string { return string(f.job.Mode) }},
+	{Name: "job.source", Type: "string", Text: "where work_s is from: plan, history, limit or nothing", text: func(_ *context, f *facts) string { return f.source }},
+
+	{
+		Name: "slot.share", Type: "number", Unit: "1", Text: "of the main job's time in which the gate is open, two digits; 0: not learned yet",
+		number: func(c *context, _ *facts) float64 { return c.slot.Share },
+	},
+	{
+		Name: "slot.iteration_s", Type: "number", Unit: "s", Text: "one iteration of the main job",
+		number: func(c *context, _ *facts) float64 { return c.slot.IterationS },
+	},
+	{
+		Name: "slot.longest_s", Type: "number", Unit: "s", Text: "its longest bubble",
+		number: func(c *context, _ *facts) float64 { return c.slot.LongestS },
+	},
+	{
+		Name: "slot.bubbles", Type: "number", Unit: "1", Text: "bubbles in one iteration",
+		number: func(c *context, _ *facts) float64 { return float64(c.slot.Bubbles) },
+	},
+	{
+		Name: "slot.free_bytes", Type: "number", Unit: "bytes", Text: "device memory for fill jobs; 0: unknown",
+		number: func(c *context, _ *facts) float64 { return float64(c.slot.FreeBytes) },
+	},
+	{
+		Name: "slot.remaining_s", Type: "number", Unit: "s", Text: "until the main job's time limit; 1e9: not known", pace: evenly,
+		number: func(c *context, _ *facts) float64 { return until(float64(c.slot.MainEndMs), c.nowMs) },
+	},
+	{Name: "slot.kind", Type: "string", Text: "of device: gpu or cpu", text: func(c *context, _ *facts) string { return string(c.slot.Device.Kind()) }},
+	{Name: "slot.node", Type: "string", Text: "the node's name", text: func(c *context, _ *facts) string { return c.slot.Node }},
+}
+
+// Slot is a device of a running main job. Slots that agree in what a policy asks
+// for are one class, so that whoever makes them rounds: see RoundShare.
+type Slot struct {
+	Node       string
+	Device     pipefill.DeviceID
+	Main       pipefill.JobKey
+	Options    string  // of the main job's --pipefill: its allow= is kept
+	FreeBytes  int64   // device memory for fill jobs; 0: unknown
+	Launches   bool    // mode launch is let in
+	Share      float64 // of time in which its gate is open, 0 to 1; 0: not learned yet
+	IterationS float64
+	LongestS   float64
+	Bubbles    int
+	MainEndMs  int64  // when the main job's limit ends it; 0: not known
+	Cycle      string // names the bubble cycle to Speed: slots with the same name run any plan alike
+}
+
+// RoundShare rounds to two digits: what two iterations of one stage differ by is
+// less, and slots of one stage become equal.
+func RoundShare(share float64) float64 {
+	if share <= 0 || math.IsNaN(share) || math.IsInf(share, 0) {
+		return 0
+	}
+	unit := math.Pow(10, math.Floor(math.Log10(share))-1)
+	return math.Round(share/unit) * unit
+}
