@@ -137,17 +137,6 @@ func (c *Client) Slots(ctx context.Context) ([]Slot, error) {
 	return slots, err
 }
 
-// Report returns the rows of kind cluster, user, account, job or main, of
-// usage within [startMs, endMs).
-func (c *Client) Report(ctx context.Context, kind string, startMs, endMs int64) ([]ReportRow, error) {
-	q := url.Values{}
-	q.Set("start_ms", strconv.FormatInt(startMs, 10))
-	q.Set("end_ms", strconv.FormatInt(endMs, 10))
-	var rows []ReportRow
-	err := c.call(ctx, http.MethodGet, withQuery("/v1/report/"+url.PathEscape(kind), q), nil, &rows)
-	return rows, err
-}
-
 // Ping asks whether the controller lives and what troubles it.
 func (c *Client) Ping(ctx context.Context) (Status, error) {
 	var s Status

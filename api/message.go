@@ -58,6 +58,10 @@ type MainTotals struct {
 	BubbleNs          int64   `json:"bubble_ns"`  // announced, control iterations excluded
 	OfferedNs         int64   `json:"offered_ns"` // gate open
 	FilledNs          int64   `json:"filled_ns"`  // device time charged inside
+	IterationNs       int64   `json:"iteration_ns"`
+	CommNs            int64   `json:"comm_ns"`             // never offered: collectives
+	OtherNs           int64   `json:"other_ns"`            // never offered: optimizer, evaluation, checkpoints
+	FilledIterationNs int64   `json:"filled_iteration_ns"` // iterations beside fill work
 	FilledMeanNs      float64 `json:"filled_mean_ns"`
 	ControlMeanNs     float64 `json:"control_mean_ns"`
 	OverheadLo        float64 `json:"overhead_lo"` // log-ratio interval of the governor
@@ -121,18 +125,4 @@ type Slot struct {
 	User    string     `json:"user"`
 	FillJob int64      `json:"fill_job,omitempty"`
 	SeenMs  int64      `json:"seen_ms"`
-}
-
-// ReportRow is one row of a report; Key is the user, account, job or node.
-type ReportRow struct {
-	Key        string `json:"key"`
-	Jobs       int64  `json:"jobs"`
-	Completed  int64  `json:"completed"`
-	Failed     int64  `json:"failed"`
-	DeviceMs   int64  `json:"device_ms"`
-	CPUMs      int64  `json:"cpu_ms"`
-	OverrunMs  int64  `json:"overrun_ms"`
-	BubbleMs   int64  `json:"bubble_ms"`
-	OfferedMs  int64  `json:"offered_ms"`
-	Iterations int64  `json:"iterations"`
 }

@@ -28,7 +28,7 @@ type controller interface {
 	Cancel(ctx context.Context, id int64) error
 	Priority(ctx context.Context, id, priority int64) error
 	Slots(ctx context.Context) ([]api.Slot, error)
-	Report(ctx context.Context, kind string, startMs, endMs int64) ([]api.ReportRow, error)
+	Report(ctx context.Context, kind string, startMs, endMs int64) (api.Report, error)
 	Ping(ctx context.Context) (api.Status, error)
 }
 

@@ -24,7 +24,7 @@ func outputFlags(more ...cli.Flag) []cli.Flag {
 	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 		&cli.BoolFlag{Name: "parsable2", Aliases: []string{"P"}, Usage: "print fields parted by |, as sacct does"},
-		&cli.BoolFlag{Name: "noheader", Aliases: []string{"h"}, Usage: "print no header"},
+		&cli.BoolFlag{Name: "noheader", Aliases: []string{"h", "n"}, Usage: "print no header"},
 	}, more...)
 }
 

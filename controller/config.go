@@ -42,6 +42,14 @@ type Config struct {
 	Metrics      string   `yaml:"metrics"` // IP:PORT for Prometheus; "" for none
 	LogLevel     string   `yaml:"log_level"`
 
+	// The accounting.
+	TimeZone        string  `yaml:"time_zone"` // IANA's name; "": the host's
+	KeepRawDays     int64   `yaml:"keep_raw_days"`
+	KeepHourlyDays  int64   `yaml:"keep_hourly_days"`
+	KeepDailyDays   int64   `yaml:"keep_daily_days"` // 0: for ever
+	DeviceHourPrice float64 `yaml:"device_hour_price"`
+	Currency        string  `yaml:"currency"`
+
 	level slog.Level
 }
 
@@ -50,6 +58,7 @@ func defaultConfig() Config {
 	return Config{
 		StateDir: "/var/lib/pipefill", Socket: "/run/pipefill/pipefillctld.sock", SlurmConf: "/etc/slurm/slurm.conf",
 		Partitions: []string{"pipefill"}, Policy: schedule.FIFO, MaxWaitH: 168, PollMs: 1000, NodeLostS: 60, MaxTimeMin: 1440, LogLevel: "info",
+		KeepRawDays: 35, KeepHourlyDays: 35, KeepDailyDays: 0, DeviceHourPrice: 0,
 	}
 }
 
@@ -127,7 +136,7 @@ func yamlMistake(e string, data []byte) string {
 	if m == nil {
 		return e
 	}
-	what := map[string]string{"int64": "write a whole number", "string": "write one text", "[]string": "write a list, as [a, b]"}[m[3]]
+	what := map[string]string{"int64": "write a whole number", "string": "write one text", "[]string": "write a list, as [a, b]", "float64": "write a number"}[m[3]]
 	if what == "" {
 		return "line " + m[1] + ": write lines of key: value"
 	}
@@ -187,6 +196,7 @@ func (c *Config) check(lines map[string]int) []string {
 	rule(c.NodeLostS >= 5 && c.NodeLostS <= 3600, "node_lost_s: %d: write 5 to 3600", c.NodeLostS)
 	rule(c.MaxTimeMin >= 0, "max_time_min: %d: write MaxTime of the fill partition in minutes, 0 for none", c.MaxTimeMin)
 	rule(metrics.CheckAddress(c.Metrics) == nil, "metrics: %q: write IP:PORT, as 127.0.0.1:9470, or \"\" for none", c.Metrics)
+	c.checkAccounting(rule)
 	rule(c.level.UnmarshalText([]byte(c.LogLevel)) == nil, "log_level: %q: write debug, info, warn or error", c.LogLevel)
 	return wrong
 }

@@ -61,7 +61,8 @@ type Controller struct {
 	slots    []schedule.Slot   // all of the last round
 	policies schedule.Set
 	policy   *schedule.Policy
-	news     chan struct{} // closed and made anew when a node's orders change
+	names    map[uint32]string // of main jobs' owners, as they were first asked for
+	news     chan struct{}     // closed and made anew when a node's orders change
 
 	// Of the loop alone.
 	expectations map[[2]string]int64
@@ -79,7 +80,7 @@ type avoided struct {
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), kick: make(chan struct{}, 1), started: now().UnixMilli(),
-		nodes: map[string]*node{}, faults: map[string]string{}, news: make(chan struct{}), avoid: map[avoided]time.Time{},
+		nodes: map[string]*node{}, faults: map[string]string{}, news: make(chan struct{}), names: map[uint32]string{}, avoid: map[avoided]time.Time{},
 	}
 	c.scheduler = c.newScheduler()
 	return c
@@ -88,6 +89,7 @@ func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() tim
 // Run looks at Slurm and the nodes until ctx ends: every poll, and at once when
 // a node has news.
 func (c *Controller) Run(ctx context.Context) error {
+	go c.keep(ctx)
 	ticker := time.NewTicker(c.cfg.Poll())
 	defer ticker.Stop()
 	for {

@@ -59,6 +59,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
+	if st.Zone, err = cfg.zone(); err != nil {
+		return err
+	}
 	counts := newTallies()
 	client, err := slurm.New(slurm.Config{Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf, Observe: counts.call}, log)
 	if err != nil {

@@ -155,7 +155,8 @@ func (c *Controller) hear(ctx context.Context, state api.NodeSync) error {
 	if !save {
 		return nil
 	}
-	return c.store.SeeMains(ctx, state.Node, append(slices.Clone(state.Mains), ended...), now.UnixMilli())
+	mains := append(slices.Clone(state.Mains), ended...)
+	return c.store.SeeMains(ctx, state.Node, state.Run, mains, c.owners(mains), now.UnixMilli())
 }
 
 // sameNews tells whether nothing changed that a decision rests on.

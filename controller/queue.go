@@ -204,30 +204,3 @@ func (c *Controller) slotRows(who caller, live []store.Assignment, lookup func(u
 	})
 	return slots
 }
-
-// report sums usage; others than operators see their own.
-func (s *Server) report(w http.ResponseWriter, r *http.Request) {
-	who, kind := callerOf(r), r.PathValue("kind")
-	startMs, err1 := strconv.ParseInt(r.URL.Query().Get("start_ms"), 10, 64)
-	endMs, err2 := strconv.ParseInt(r.URL.Query().Get("end_ms"), 10, 64)
-	if err1 != nil || err2 != nil || endMs <= startMs {
-		s.fail(w, r, pipefill.Errorf(pipefill.CodeInvalid, "report: start_ms and end_ms: write milliseconds since 1970, the start before the end"))
-		return
-	}
-	owner := who.name
-	if who.operator {
-		owner = ""
-	} else if kind == "main" {
-		s.fail(w, r, pipefill.Errorf(pipefill.CodeDenied, "report main: for operators; your own main jobs are in pipefill-cli slots"))
-		return
-	}
-	rows, err := s.controller.store.Report(r.Context(), kind, owner, startMs, endMs)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	if rows == nil {
-		rows = []api.ReportRow{}
-	}
-	s.answer(w, r, http.StatusOK, rows)
-}

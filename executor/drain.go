@@ -111,6 +111,12 @@ func (d *drain) take(e eventCopy) (it iteration, ended bool) {
 	if d.iterBegin != 0 && e.begin >= d.iterBegin {
 		b.starts.add(e.begin - d.iterBegin)
 	}
+	switch kind {
+	case pipefill.BubbleComm:
+		d.totals.CommNs += length
+	case pipefill.BubbleOther:
+		d.totals.OtherNs += length
+	}
 	if kind.Offered() && e.flags&eventControl == 0 {
 		d.iterSum += length
 		if e.flags&eventOffered != 0 && e.deadline > e.begin {
@@ -124,6 +130,7 @@ func (d *drain) takeIteration(e eventCopy) (iteration, bool) {
 	d.iterBegin = e.end
 	d.iterCount++
 	d.totals.Iterations++
+	d.totals.IterationNs += e.end - e.begin
 	control := e.flags&eventControl != 0
 	if control {
 		d.totals.ControlIterations++

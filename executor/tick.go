@@ -138,6 +138,9 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 		// An iteration counts where a fill job could have run in all of it.
 		if ended && d.fill != nil && d.fill.runningNs != 0 && d.fill.runningNs < e.begin && d.fill.rec.Stopping == "" {
 			g.observe(it)
+			if !it.control {
+				d.drain.totals.FilledIterationNs += int64(it.length)
+			}
 		}
 	})
 	d.trace.flush()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"time"
+	_ "time/tzdata" // time_zone is known on hosts without the database too
 
 	"pipefill/controller"
 )

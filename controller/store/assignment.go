@@ -100,13 +100,16 @@ func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, rea
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return err
 		}
+		if err := s.rollUpEnd(ctx, tx, id, outcome, nowMs); err != nil {
+			return err
+		}
 		var job, unstarted int64
 		err = tx.QueryRowContext(ctx, "SELECT fill_job_id, attached_ms = 0 AND running_ms = 0 FROM assignment WHERE id = ?", id).Scan(&job, &unstarted)
 		if err != nil {
 			return err
 		}
 		if jobOutcome != "" {
-			return endJob(ctx, tx, job, jobOutcome, reason, nowMs)
+			return s.endJob(ctx, tx, job, jobOutcome, reason, nowMs)
 		}
 		// An attempt that never started costs a --no-requeue job nothing.
 		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1, attempts = attempts - ? WHERE id = ? AND outcome = ''", unstarted, job)

@@ -99,7 +99,7 @@ func (s *Store) JobByID(ctx context.Context, cluster string, jobID int64) (FillJ
 func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
 	return s.write(ctx, "see jobs", func(tx *sql.Tx) error {
 		for _, j := range seen {
-			if err := seeJob(ctx, tx, nowMs, j); err != nil {
+			if err := s.seeJob(ctx, tx, nowMs, j); err != nil {
 				return fmt.Errorf("job %d: %w", j.JobID, err)
 			}
 		}
@@ -110,13 +110,18 @@ func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error 
 // endedRecentlyMs is far less than Slurm takes to come round to a job number again.
 const endedRecentlyMs = 3_600_000
 
-func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
-	_, err := tx.ExecContext(ctx, `UPDATE fill_job SET outcome = 'lost', reason = 'its job number now belongs to another job', ended_ms = ?
+func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
+	lost, err := query(ctx, tx, func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) }, `SELECT id FROM fill_job
 		WHERE cluster = ? AND job_id = ? AND outcome = '' AND (uid <> ? OR restarts > ? OR (restarts = ? AND submit_ms <> ?))
 		AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.fill_job_id = fill_job.id AND a.state <> 'ended')`,
-		nowMs, j.Cluster, j.JobID, j.UID, j.Restarts, j.Restarts, j.SubmitMs)
+		j.Cluster, j.JobID, j.UID, j.Restarts, j.Restarts, j.SubmitMs)
 	if err != nil {
 		return err
+	}
+	for _, id := range lost {
+		if err := s.endJob(ctx, tx, id, pipefill.OutcomeLost, "its job number now belongs to another job", nowMs); err != nil {
+			return err
+		}
 	}
 	// A slurmctld that was killed comes back with jobs whose end it has not
 	// saved, and a job that may not be restarted can be requeued by an operator
@@ -147,12 +152,18 @@ func seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
 
 // EndJob gives an open job its outcome; a job that has one keeps it.
 func (s *Store) EndJob(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
-	return s.write(ctx, "end job", func(tx *sql.Tx) error { return endJob(ctx, tx, id, outcome, reason, nowMs) })
+	return s.write(ctx, "end job", func(tx *sql.Tx) error { return s.endJob(ctx, tx, id, outcome, reason, nowMs) })
 }
 
-func endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
-	_, err := tx.ExecContext(ctx, "UPDATE fill_job SET outcome = ?, reason = ?, ended_ms = ? WHERE id = ? AND outcome = ''", outcome, reason, nowMs, id)
-	return err
+func (s *Store) endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
+	result, err := tx.ExecContext(ctx, "UPDATE fill_job SET outcome = ?, reason = ?, ended_ms = ? WHERE id = ? AND outcome = ''", outcome, reason, nowMs, id)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	return s.rollUpJobEnd(ctx, tx, id, outcome, nowMs)
 }
 
 // SetHeld holds or releases an open job on a person's behalf.

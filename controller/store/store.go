@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver
 	"github.com/pressly/goose/v3"
@@ -22,6 +23,8 @@ import (
 type Store struct {
 	writer *sql.DB // one connection: several writers starve each other
 	reader *sql.DB
+
+	Zone *time.Location // of the hours and days that usage is summed up by
 
 	// OnWrite, where a test sets it, is called before a transaction and after
 	// its commit, with what it is about. An error is the write's, as if the
@@ -50,7 +53,7 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), writer.Close())
 	}
 	reader.SetMaxOpenConns(4)
-	return &Store{writer: writer, reader: reader}, nil
+	return &Store{writer: writer, reader: reader, Zone: time.Local}, nil //nolint:gosmopolitan // the site's own, unless the configuration names one
 }
 
 func migrate(ctx context.Context, db *sql.DB, path string, log *slog.Logger) error {

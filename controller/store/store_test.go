@@ -155,10 +155,10 @@ func TestStore_UsageCountsOnce(t *testing.T) {
 	}
 	must(t, s.Close())
 	s = open(t, dir)
-	rows, err := s.Report(t.Context(), "user", "", 0, 1000)
+	report, err := s.Report(t.Context(), "user", "", 0, 1000, 0)
 	must(t, err)
-	want := []api.ReportRow{{Key: "ann", Jobs: 1, DeviceMs: 12, CPUMs: 10}}
-	if d := cmp.Diff(want, rows); d != "" {
+	want := []api.ReportRow{{Key: "ann", User: "ann", Sums: api.Sums{DeviceNs: 12e6, CPUNs: 10e6}}}
+	if d := cmp.Diff(want, report.Rows); d != "" {
 		t.Error(d)
 	}
 	if _, err := s.TakeUsage(t.Context(), "n0", []pipefill.Usage{{Ledger: "l", Seq: 9, AssignmentID: id, DeviceNs: -1}}); err == nil {
@@ -175,7 +175,7 @@ func TestStore_NewerDatabaseIsRefused(t *testing.T) {
 	must(t, err)
 	must(t, db.Close())
 	_, err = store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
-	if pipefill.ErrorCode(err) != pipefill.CodeConflict || !strings.Contains(err.Error(), "schema version 999, this program knows up to 3") {
+	if pipefill.ErrorCode(err) != pipefill.CodeConflict || !strings.Contains(err.Error(), "schema version 999, this program knows up to 5") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/account"
 )
 
 // TakeUsage counts a node's ledger records, each exactly once, and returns up to
@@ -18,82 +20,117 @@ func (s *Store) TakeUsage(ctx context.Context, node string, records []pipefill.U
 	if len(records) == 0 {
 		return ack, nil
 	}
-	err := s.write(ctx, "take usage", func(tx *sql.Tx) error {
+	err := s.write(ctx, "take usage", func(tx *sql.Tx) (err error) {
+		purged, err := purgedOf(ctx, tx, node)
+		if err != nil {
+			return err
+		}
+		insert, err := tx.PrepareContext(ctx, `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, insert.Close()) }()
+		sums := newRollup(s.Zone)
+		owners := map[int64]*owner{}
 		for _, u := range records {
-			_, err := tx.ExecContext(ctx, `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
-				SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE EXISTS (SELECT 1 FROM assignment WHERE id = ?4 AND node = ?1)
-				ON CONFLICT DO NOTHING`,
-				node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
+			ack[u.Ledger] = max(ack[u.Ledger], u.Seq)
+			o, err := ownerOf(ctx, tx, owners, u.AssignmentID)
+			if err != nil {
+				return err
+			}
+			if o == nil || o.node != node || u.Seq <= purged[u.Ledger] {
+				continue
+			}
+			result, err := insert.ExecContext(ctx, node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
 			if err != nil {
 				return fmt.Errorf("ledger %s record %d: %w", u.Ledger, u.Seq, err)
 			}
-			ack[u.Ledger] = max(ack[u.Ledger], u.Seq)
+			if n, err := result.RowsAffected(); err != nil || n == 0 {
+				if err != nil {
+					return err
+				}
+				continue // counted before
+			}
+			sums.add(usedBy(u, o.outcome == pipefill.OutcomeCompleted), u.FromMs, u.ToMs, o.subjects()...)
 		}
-		return nil
+		return sums.save(ctx, tx)
 	})
 	return ack, err
 }
 
-// SeeMains writes the totals of a node's main devices.
-func (s *Store) SeeMains(ctx context.Context, node string, mains []api.MainDevice, nowMs int64) error {
+// usedBy is a record as sums. Useful is what an attempt that completed used.
+func usedBy(u pipefill.Usage, completed bool) api.Sums {
+	s := api.Sums{DeviceNs: u.DeviceNs, OverrunNs: u.OverrunNs, CPUNs: u.CPUNs, Openings: u.Openings}
+	if completed {
+		s.UsefulNs = s.FilledNs()
+	}
+	return s
+}
+
+// purgedOf tells, by ledger of a node, up to where it was purged.
+func purgedOf(ctx context.Context, tx *sql.Tx, node string) (map[string]int64, error) {
+	type row struct {
+		ledger string
+		seq    int64
+	}
+	rows, err := query(ctx, tx, func(r *sql.Rows) (row, error) {
+		var out row
+		err := r.Scan(&out.ledger, &out.seq)
+		return out, err
+	}, "SELECT ledger, purged FROM ledger WHERE node = ?", node)
+	out := map[string]int64{}
+	for _, r := range rows {
+		out[r.ledger] = r.seq
+	}
+	return out, err
+}
+
+// SeeMains writes the totals of a node's main devices, in a run of its daemon,
+// and adds what is new to the roll-ups. users are the names of the owners.
+func (s *Store) SeeMains(ctx context.Context, node string, run int64, mains []api.MainDevice, users map[uint32]string, nowMs int64) error {
 	if len(mains) == 0 {
 		return nil
 	}
 	return s.write(ctx, "see main jobs", func(tx *sql.Tx) error {
+		sums := newRollup(s.Zone)
 		for _, m := range mains {
-			_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO main_device (node, device, job_id, submit_ms, restarts, started_ms, seen_ms,
-					iterations, control_iterations, bubble_ns, offered_ns, filled_ns, overhead_lo, overhead_hi)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				node, m.Device, m.Job.JobID, m.Job.SubmitMs, m.Job.Restarts, m.StartedMs, nowMs,
-				m.Totals.Iterations, m.Totals.ControlIterations, m.Totals.BubbleNs, m.Totals.OfferedNs, m.Totals.FilledNs,
-				m.Totals.OverheadLo, m.Totals.OverheadHi)
-			if err != nil {
+			if err := seeMain(ctx, tx, sums, node, run, m, users[m.UID], nowMs); err != nil {
 				return err
 			}
 		}
-		return nil
+		return sums.save(ctx, tx)
 	})
 }
 
-// What the rows of each report are about. Usage counts where it ended, jobs
-// where they ended.
-var reportKeys = map[string]string{
-	"cluster": "j.cluster",
-	"user":    "j.user",
-	"account": "j.account",
-	"job":     "CAST(j.job_id AS TEXT)",
-}
-
-// Report sums usage and outcomes within [startMs, endMs) by cluster, user,
-// account or job; user narrows it to one user's jobs. Kind main is about main
-// jobs, by node and device.
-func (s *Store) Report(ctx context.Context, kind, user string, startMs, endMs int64) ([]api.ReportRow, error) {
-	if kind == "main" {
-		return s.mainReport(ctx, startMs, endMs)
+func seeMain(ctx context.Context, tx *sql.Tx, sums *rollup, node string, run int64, m api.MainDevice, user string, nowMs int64) error {
+	var before api.MainTotals
+	fromMs := m.StartedMs
+	err := tx.QueryRowContext(ctx, `SELECT seen_ms, iterations, control_iterations, iteration_ns, bubble_ns, offered_ns, comm_ns, other_ns,
+			filled_iteration_ns, overhead_lo, overhead_hi FROM main_total
+		WHERE node = ? AND device = ? AND job_id = ? AND started_ms = ? AND run = ?`, node, m.Device, m.Job.JobID, m.StartedMs, run).
+		Scan(&fromMs, &before.Iterations, &before.ControlIterations, &before.IterationNs, &before.BubbleNs, &before.OfferedNs, &before.CommNs,
+			&before.OtherNs, &before.FilledIterationNs, &before.OverheadLo, &before.OverheadHi)
+	if errors.Is(err, sql.ErrNoRows) {
+		// A daemon that started again took the job over since it was last seen.
+		err = tx.QueryRowContext(ctx, `SELECT max(?5, coalesce(max(seen_ms), 0)) FROM main_total
+			WHERE node = ?1 AND device = ?2 AND job_id = ?3 AND started_ms = ?4`, node, m.Device, m.Job.JobID, m.StartedMs, m.StartedMs).Scan(&fromMs)
 	}
-	key, ok := reportKeys[kind]
-	if !ok {
-		return nil, pipefill.Errorf(pipefill.CodeInvalid, "report %q: write cluster, user, account, job or main", kind)
+	if err != nil {
+		return err
 	}
-	return query(ctx, s.reader, func(r *sql.Rows) (api.ReportRow, error) {
-		var row api.ReportRow
-		err := r.Scan(&row.Key, &row.Jobs, &row.Completed, &row.Failed, &row.DeviceMs, &row.CPUMs, &row.OverrunMs)
-		return row, err
-	}, `WITH used AS (
-			SELECT a.fill_job_id AS id, sum(u.device_ns) AS device_ns, sum(u.cpu_ns) AS cpu_ns, sum(u.overrun_ns) AS overrun_ns
-			FROM usage u JOIN assignment a ON a.id = u.assignment_id WHERE u.to_ms >= ?1 AND u.to_ms < ?2 GROUP BY a.fill_job_id)
-		SELECT `+key+`, count(*), sum(j.outcome = 'completed'), sum(j.outcome = 'failed'), coalesce(sum(used.device_ns), 0) / 1000000,
-			coalesce(sum(used.cpu_ns), 0) / 1000000, coalesce(sum(used.overrun_ns), 0) / 1000000
-		FROM fill_job j LEFT JOIN used ON used.id = j.id
-		WHERE (used.id IS NOT NULL OR (j.outcome <> '' AND j.ended_ms >= ?1 AND j.ended_ms < ?2)) AND (?3 = '' OR j.user = ?3)
-		GROUP BY 1 ORDER BY 1`, startMs, endMs, user)
-}
-
-func (s *Store) mainReport(ctx context.Context, startMs, endMs int64) ([]api.ReportRow, error) {
-	return query(ctx, s.reader, func(r *sql.Rows) (api.ReportRow, error) {
-		row := api.ReportRow{Jobs: 1}
-		err := r.Scan(&row.Key, &row.DeviceMs, &row.BubbleMs, &row.OfferedMs, &row.Iterations)
-		return row, err
-	}, `SELECT job_id || ' ' || node || ' ' || device, filled_ns / 1000000, bubble_ns / 1000000, offered_ns / 1000000, iterations
-		FROM main_device WHERE seen_ms >= ? AND started_ms < ? ORDER BY job_id, node, device`, startMs, endMs)
+	t := m.Totals
+	_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO main_total (node, device, job_id, started_ms, run, submit_ms, restarts, uid, stage, seen_ms,
+			iterations, control_iterations, iteration_ns, bubble_ns, offered_ns, comm_ns, other_ns, filled_iteration_ns, overhead_lo, overhead_hi)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		node, m.Device, m.Job.JobID, m.StartedMs, run, m.Job.SubmitMs, m.Job.Restarts, m.UID, m.Stage, nowMs,
+		t.Iterations, t.ControlIterations, t.IterationNs, t.BubbleNs, t.OfferedNs, t.CommNs, t.OtherNs, t.FilledIterationNs, t.OverheadLo, t.OverheadHi)
+	if err != nil {
+		return err
+	}
+	fresh := account.Main(t)
+	fresh.Subtract(account.Main(before))
+	sums.add(fresh, fromMs, nowMs, subject{kind: "cluster", key: m.Job.Cluster}, subject{kind: "node", key: node},
+		subject{kind: "main", key: fmt.Sprint(m.Job.JobID), user: user})
+	return nil
 }

@@ -83,11 +83,11 @@ func readOpenings(t *testing.T, path string, id int64) []opening {
 // charged is what the report says of a fill job.
 func (c *cluster) charged(t *testing.T, id int64) api.ReportRow {
 	t.Helper()
-	rows, err := c.controller(t).Report(t.Context(), "job", 0, time.Now().Add(time.Hour).UnixMilli())
+	report, err := c.controller(t).Report(t.Context(), "job", 0, time.Now().Add(time.Hour).UnixMilli())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range rows {
+	for _, r := range report.Rows {
 		if r.Key == strconv.FormatInt(id, 10) {
 			return r
 		}
@@ -139,17 +139,17 @@ func (o opening) least(list []bubble) int64 {
 
 // traced is the device time of all attempts of a fill job by the traces: it
 // lies between the two.
-func (c *cluster) traced(t *testing.T, id int64) (leastMs, mostMs int64) {
+func (c *cluster) traced(t *testing.T, id int64) (leastNs, mostNs int64) {
 	t.Helper()
 	for path, list := range c.openings(t, id) {
 		all := bubbles(t, filepath.Dir(path))
 		for _, o := range list {
 			if o.EndNs != 0 {
-				leastMs, mostMs = leastMs+max(0, o.least(all)), mostMs+o.EndNs-o.BeginNs
+				leastNs, mostNs = leastNs+max(0, o.least(all)), mostNs+o.EndNs-o.BeginNs
 			}
 		}
 	}
-	return leastMs / 1e6, mostMs / 1e6
+	return leastNs, mostNs
 }
 
 // checkLedger holds the report of ended fill jobs against the supervisors' own
@@ -163,12 +163,12 @@ func (c *cluster) checkLedger(t *testing.T, ids ...int64) {
 		poll(func() bool {
 			least, most = c.traced(t, id)
 			row = c.charged(t, id)
-			return least > 0 && row.DeviceMs >= least-1 && row.DeviceMs <= most+1
+			return least > 0 && row.DeviceNs >= least-1e6 && row.DeviceNs <= most+1e6
 		})
-		if least == 0 || row.DeviceMs < least-1 || row.DeviceMs > most+1 {
-			t.Errorf("job %d ran for %d to %d ms in its openings and is charged %d ms", id, least, most, row.DeviceMs)
+		if least == 0 || row.DeviceNs < least-1e6 || row.DeviceNs > most+1e6 {
+			t.Errorf("job %d ran for %d to %d ns in its openings and is charged %d ns", id, least, most, row.DeviceNs)
 		}
-		if row.CPUMs > row.DeviceMs+row.DeviceMs/10+50 || row.OverrunMs > row.DeviceMs {
+		if row.CPUNs > row.DeviceNs+row.DeviceNs/10+50e6 || row.OverrunNs > row.DeviceNs {
 			t.Errorf("job %d: charged %+v", id, row)
 		}
 	}
@@ -187,7 +187,7 @@ func (c *cluster) completedOnce(t *testing.T, id int64, out string) {
 		f, err := c.controller(t).Job(t.Context(), id)
 		return err == nil && f.State == "completed"
 	})
-	if row := c.charged(t, id); row.Completed != 1 || row.Jobs != 1 || row.Failed != 0 {
+	if row := c.charged(t, id); row.Completed != 1 || row.Ended() != 1 {
 		t.Errorf("job %d: the report says %+v", id, row)
 	}
 }
@@ -228,7 +228,7 @@ func (c *cluster) checkRunaway(t *testing.T, id int64) {
 	row := c.charged(t, id)
 	poll(func() bool {
 		row = c.charged(t, id)
-		return row.CPUMs >= 200
+		return row.CPUNs >= 200e6
 	})
 	t.Logf("%d openings, %s outside them, charged %+v", count, outside, row)
 	// Nine openings, each with its grace of 5 ms and a stop. Next to others'
@@ -236,8 +236,8 @@ func (c *cluster) checkRunaway(t *testing.T, id int64) {
 	if count < 5 || outside > 200*time.Millisecond {
 		t.Errorf("it ran for %s outside of its %d openings", outside, count)
 	}
-	counted := time.Duration(row.OverrunMs) * time.Millisecond
-	if outside > 10*time.Millisecond && counted < outside/2 || row.DeviceMs < row.CPUMs {
+	counted := time.Duration(row.OverrunNs)
+	if outside > 10*time.Millisecond && counted < outside/2 || row.DeviceNs < row.CPUNs {
 		t.Errorf("charged %+v, and it ran for %s outside of its openings", row, outside)
 	}
 }

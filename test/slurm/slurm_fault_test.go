@@ -129,7 +129,7 @@ func TestSlurmFaults(t *testing.T) {
 		})
 		for id, out := range outs {
 			ended := strings.Count(c.read(t, out), "ended")
-			if row := c.charged(t, id); ended > 1 || id != running && ended != 1 || row.Jobs != 1 || row.Completed > int64(ended) {
+			if row := c.charged(t, id); ended > 1 || id != running && ended != 1 || row.Ended() != 1 || row.Completed > int64(ended) {
 				t.Errorf("job %d has come to its end %d times, and the report says %+v", id, ended, row)
 			}
 		}
