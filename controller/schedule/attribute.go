@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"math"
+	"strconv"
 
 	"pipefill"
 )
@@ -69,15 +70,18 @@ type Attribute struct {
 	Text string
 
 	pace    pace
-	shares  bool // moves with the usage of users
-	running bool // moves with what runs
-	number  func(c *context, f *facts) float64
-	text    func(c *context, f *facts) string
+	shares  bool                       // moves with the usage of users
+	running bool                       // moves with what runs
+	column  func(c *columns) []float64 // where it is one as it stands
+	number  func(c *context, i int) float64
+	text    func(c *context, i int) string
 }
 
 // context is what an evaluation rests on besides the job. slot is that of the
 // class which is asked for; speeds are by profile, the first of jobs without.
 type context struct {
+	*columns
+
 	nowMs  float64
 	slot   *Slot
 	speeds []float64
@@ -87,9 +91,9 @@ type context struct {
 // leastSpeed keeps times finite on slots whose bubbles are not learned yet.
 const leastSpeed = 0.001
 
-func (c *context) speed(f *facts) float64 { return max(c.speeds[f.profile], leastSpeed) }
+func (c *context) speed(i int) float64 { return max(c.speeds[c.profile[i]], leastSpeed) }
 
-func (c *context) time(f *facts) float64 { return f.workS / c.speed(f) }
+func (c *context) time(i int) float64 { return c.workS[i] / c.speed(i) }
 
 func flag(b bool) float64 {
 	if b {
@@ -105,11 +109,11 @@ func until(atMs, nowMs float64) float64 {
 	return (atMs - nowMs) / 1000
 }
 
-func due(f *facts) float64 {
-	if f.deadlineMs == 0 {
+func due(deadlineMs float64) float64 {
+	if deadlineMs == 0 {
 		return 1e12
 	}
-	return f.deadlineMs / 1000
+	return deadlineMs / 1000
 }
 
 // Attributes lists the policy language's names: first the jobs', then the
@@ -117,114 +121,125 @@ func due(f *facts) float64 {
 var Attributes = []Attribute{
 	{
 		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly,
-		number: func(c *context, f *facts) float64 { return (c.nowMs - f.firstMs) / 1000 },
+		number: func(c *context, i int) float64 { return (c.nowMs - c.firstMs[i]) / 1000 },
 	},
 	{
 		Name: "job.time_s", Type: "number", Unit: "s", Text: "expected from start to end on this slot: work_s / speed",
-		number: func(c *context, f *facts) float64 { return c.time(f) },
+		number: func(c *context, i int) float64 { return c.time(i) },
 	},
 	{
 		Name: "job.work_s", Type: "number", Unit: "s", Text: "expected device time if it had the device alone; 1 day where neither profile, history nor limit tells",
-		number: func(_ *context, f *facts) float64 { return f.workS },
+		column: func(c *columns) []float64 { return c.workS },
 	},
 	{
 		Name: "job.speed", Type: "number", Unit: "1", Text: "device seconds of work done a second on this slot: by its execution plan, else slot.share",
-		number: func(c *context, f *facts) float64 { return c.speed(f) },
+		number: func(c *context, i int) float64 { return c.speed(i) },
 	},
 	{
 		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",
-		number: func(_ *context, f *facts) float64 { return f.limitS },
+		column: func(c *columns) []float64 { return c.limitS },
 	},
 	{
 		Name: "job.deadline_s", Type: "number", Unit: "s", Text: "until its deadline, negative after it; 1e9: it has none", pace: freely,
-		number: func(c *context, f *facts) float64 { return until(f.deadlineMs, c.nowMs) },
+		number: func(c *context, i int) float64 { return until(c.deadlineMs[i], c.nowMs) },
 	},
 	{
 		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely,
-		number: func(c *context, f *facts) float64 { return until(f.deadlineMs, c.nowMs) - c.time(f) },
+		number: func(c *context, i int) float64 { return until(c.deadlineMs[i], c.nowMs) - c.time(i) },
 	},
 	{
 		Name: "job.due_s", Type: "number", Unit: "s", Text: "its deadline, since 1970; 1e12: it has none. Unlike deadline_s it stands still",
-		number: func(_ *context, f *facts) float64 { return due(f) },
+		number: func(c *context, i int) float64 { return due(c.deadlineMs[i]) },
 	},
 	{
 		Name: "job.has_deadline", Type: "bool", Text: "whether it has a deadline",
-		number: func(_ *context, f *facts) float64 { return flag(f.deadlineMs != 0) },
+		number: func(c *context, i int) float64 { return flag(c.deadlineMs[i] != 0) },
 	},
 	{
 		Name: "job.mem_bytes", Type: "number", Unit: "bytes", Text: "device memory asked for; 0: unknown",
-		number: func(_ *context, f *facts) float64 { return f.memBytes },
+		column: func(c *columns) []float64 { return c.memBytes },
 	},
 	{
 		Name: "job.used_s", Type: "number", Unit: "s", Text: "device time charged so far, all attempts",
-		number: func(_ *context, f *facts) float64 { return f.usedS },
+		column: func(c *columns) []float64 { return c.usedS },
 	},
 	{
 		Name: "job.attempts", Type: "number", Unit: "1", Text: "how often it was started",
-		number: func(_ *context, f *facts) float64 { return f.attempts },
+		column: func(c *columns) []float64 { return c.attempts },
 	},
 	{
 		Name: "job.devices", Type: "number", Unit: "1", Text: "slots that it needs at once",
-		number: func(_ *context, f *facts) float64 { return f.devices },
+		column: func(c *columns) []float64 { return c.devices },
 	},
 	{
 		Name: "job.gpu", Type: "bool", Text: "whether it asks for a GPU",
-		number: func(_ *context, f *facts) float64 { return flag(f.gpu) },
+		number: func(c *context, i int) float64 { return flag(c.gpu[i]) },
 	},
 	{
 		Name: "job.fairshare", Type: "number", Unit: "1", Text: "2^(-usage/share) of its user in its account, 0 to 1, as Slurm's; 0.5: just its share, 1: nothing used", shares: true,
-		number: func(c *context, f *facts) float64 { return c.groups[f.group].fairshare },
+		number: func(c *context, i int) float64 { return c.groups[c.group[i]].fairshare },
 	},
 	{
 		Name: "job.usage_s", Type: "number", Unit: "s", Text: "its user's device time in its account, decayed by the half-life", shares: true,
-		number: func(c *context, f *facts) float64 { return c.groups[f.group].usageS },
+		number: func(c *context, i int) float64 { return c.groups[c.group[i]].usageS },
 	},
 	{
 		Name: "job.account_usage_s", Type: "number", Unit: "s", Text: "its account's device time, decayed by the half-life", shares: true,
-		number: func(c *context, f *facts) float64 { return c.groups[f.group].accountUsageS },
+		number: func(c *context, i int) float64 { return c.groups[c.group[i]].accountUsageS },
 	},
 	{
 		Name: "job.running", Type: "number", Unit: "slots", Text: "that its user's jobs hold at the start of the round", running: true,
-		number: func(c *context, f *facts) float64 { return c.groups[f.group].running },
+		number: func(c *context, i int) float64 { return c.groups[c.group[i]].running },
 	},
 	{
 		Name: "job.account_running", Type: "number", Unit: "slots", Text: "that its account's jobs hold at the start of the round", running: true,
-		number: func(c *context, f *facts) float64 { return c.groups[f.group].accountRunning },
+		number: func(c *context, i int) float64 { return c.groups[c.group[i]].accountRunning },
 	},
-	{Name: "job.user", Type: "string", Text: "its user's name", text: func(c *context, f *facts) string { return c.groups[f.group].user }},
-	{Name: "job.account", Type: "string", Text: "its Slurm account", text: func(c *context, f *facts) string { return c.groups[f.group].account }},
-	{Name: "job.name", Type: "string", Text: "its --job-name", text: func(_ *context, f *facts) string { return f.job.Name }},
-	{Name: "job.partition", Type: "string", Text: "its fill partition", text: func(_ *context, f *facts) string { return f.job.Partition }},
-	{Name: "job.mode", Type: "string", Text: "mode= of its --pipefill: signal, chunked, launch, or empty", text: func(_ *context, f *facts) string { return string(f.job.Mode) }},
-	{Name: "job.source", Type: "string", Text: "where work_s is from: plan, history, limit or nothing", text: func(_ *context, f *facts) string { return f.source }},
+	{Name: "job.user", Type: "string", Text: "its user's name", text: func(c *context, i int) string { return c.groups[c.group[i]].user }},
+	{Name: "job.account", Type: "string", Text: "its Slurm account", text: func(c *context, i int) string { return c.groups[c.group[i]].account }},
+	{Name: "job.name", Type: "string", Text: "its --job-name", text: func(c *context, i int) string { return c.job[i].Name }},
+	{Name: "job.partition", Type: "string", Text: "its fill partition", text: func(c *context, i int) string { return c.job[i].Partition }},
+	{Name: "job.mode", Type: "string", Text: "mode= of its --pipefill: signal, chunked, launch, or empty", text: func(c *context, i int) string { return string(c.job[i].Mode) }},
+	{Name: "job.source", Type: "string", Text: "where work_s is from: plan, history, limit or nothing", text: func(c *context, i int) string { return c.source[i] }},
 
 	{
 		Name: "slot.share", Type: "number", Unit: "1", Text: "of the main job's time in which the gate is open, two digits; 0: not learned yet",
-		number: func(c *context, _ *facts) float64 { return c.slot.Share },
+		number: func(c *context, _ int) float64 { return c.slot.Share },
 	},
 	{
 		Name: "slot.iteration_s", Type: "number", Unit: "s", Text: "one iteration of the main job",
-		number: func(c *context, _ *facts) float64 { return c.slot.IterationS },
+		number: func(c *context, _ int) float64 { return c.slot.IterationS },
 	},
 	{
 		Name: "slot.longest_s", Type: "number", Unit: "s", Text: "its longest bubble",
-		number: func(c *context, _ *facts) float64 { return c.slot.LongestS },
+		number: func(c *context, _ int) float64 { return c.slot.LongestS },
 	},
 	{
 		Name: "slot.bubbles", Type: "number", Unit: "1", Text: "bubbles in one iteration",
-		number: func(c *context, _ *facts) float64 { return float64(c.slot.Bubbles) },
+		number: func(c *context, _ int) float64 { return float64(c.slot.Bubbles) },
 	},
 	{
 		Name: "slot.free_bytes", Type: "number", Unit: "bytes", Text: "device memory for fill jobs; 0: unknown",
-		number: func(c *context, _ *facts) float64 { return float64(c.slot.FreeBytes) },
+		number: func(c *context, _ int) float64 { return float64(c.slot.FreeBytes) },
 	},
 	{
 		Name: "slot.remaining_s", Type: "number", Unit: "s", Text: "until the main job's time limit; 1e9: not known", pace: evenly,
-		number: func(c *context, _ *facts) float64 { return until(float64(c.slot.MainEndMs), c.nowMs) },
+		number: func(c *context, _ int) float64 { return until(float64(c.slot.MainEndMs), c.nowMs) },
 	},
-	{Name: "slot.kind", Type: "string", Text: "of device: gpu or cpu", text: func(c *context, _ *facts) string { return string(c.slot.Device.Kind()) }},
-	{Name: "slot.node", Type: "string", Text: "the node's name", text: func(c *context, _ *facts) string { return c.slot.Node }},
+	{Name: "slot.kind", Type: "string", Text: "of device: gpu or cpu", text: func(c *context, _ int) string { return string(c.slot.Device.Kind()) }},
+	{Name: "slot.node", Type: "string", Text: "the node's name", text: func(c *context, _ int) string { return c.slot.Node }},
 }
+
+// value is a number, or a bool as 0 or 1.
+func (a *Attribute) value(c *context, i int) float64 {
+	if a.column != nil {
+		return a.column(c.columns)[i]
+	}
+	return a.number(c, i)
+}
+
+// numeric tells a number or bool from a text.
+func (a *Attribute) numeric() bool { return a.text == nil }
 
 // Slot is a device of a running main job. Slots that agree in what a policy asks
 // for are one class, so that whoever makes them rounds: see RoundShare.
@@ -245,10 +260,16 @@ type Slot struct {
 
 // RoundShare rounds to two digits: what two iterations of one stage differ by is
 // less, and slots of one stage become equal.
-func RoundShare(share float64) float64 {
-	if share <= 0 || math.IsNaN(share) || math.IsInf(share, 0) {
+func RoundShare(share float64) float64 { return roundTo(share, 2) }
+
+// roundTo rounds to so many digits; what is no positive number is 0.
+func roundTo(x float64, digits int) float64 {
+	if x <= 0 || math.IsNaN(x) || math.IsInf(x, 0) {
 		return 0
 	}
-	unit := math.Pow(10, math.Floor(math.Log10(share))-1)
-	return math.Round(share/unit) * unit
+	rounded, err := strconv.ParseFloat(strconv.FormatFloat(x, 'e', digits-1, 64), 64)
+	if err != nil {
+		return 0
+	}
+	return rounded
 }

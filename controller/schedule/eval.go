@@ -21,7 +21,7 @@ const block = 256
 type batch struct {
 	context
 
-	facts     []facts // at most block
+	first     int // the block's first job
 	registers [][block]float64
 }
 
@@ -59,19 +59,23 @@ func fill(out []float64, value float64) {
 
 type attributeNode struct {
 	trait
-
-	number func(c *context, f *facts) float64
+	Attribute
 }
 
 func (n *attributeNode) eval(b *batch, out []float64) {
-	if n.s {
-		fill(out, n.number(&b.context, nil))
-		return
-	}
-	for i := range out {
-		out[i] = n.number(&b.context, &b.facts[i])
+	switch {
+	case n.s:
+		fill(out, n.number(&b.context, 0))
+	case n.column != nil:
+		copy(out, n.column(b.columns)[b.first:])
+	default:
+		for i := range out {
+			out[i] = n.number(&b.context, b.first+i)
+		}
 	}
 }
+
+func (n *attributeNode) pace() pace { return n.p }
 
 // spread evaluates n, once if one result does for all.
 func spread(b *batch, n node, out []float64) {
@@ -148,6 +152,14 @@ func (n *binary) eval(b *batch, out []float64) {
 		for i, y := range right {
 			out[i] /= y
 		}
+	case "<":
+		for i, y := range right {
+			out[i] = flag(out[i] < y)
+		}
+	case ">=":
+		for i, y := range right {
+			out[i] = flag(out[i] >= y)
+		}
 	default:
 		for i, y := range right {
 			out[i] = n.do(out[i], y)
@@ -220,17 +232,17 @@ func (n *recall) eval(b *batch, out []float64) { copy(out, b.registers[n.registe
 type textTest struct {
 	trait
 
-	text  func(c *context, f *facts) string
+	text  func(c *context, i int) string
 	holds func(string) bool
 }
 
 func (n *textTest) eval(b *batch, out []float64) {
 	if n.s {
-		fill(out, flag(n.holds(n.text(&b.context, nil))))
+		fill(out, flag(n.holds(n.text(&b.context, 0))))
 		return
 	}
 	for i := range out {
-		out[i] = flag(n.holds(n.text(&b.context, &b.facts[i])))
+		out[i] = flag(n.holds(n.text(&b.context, b.first+i)))
 	}
 }
 
@@ -240,6 +252,7 @@ type builder struct {
 	variables map[string]*variable
 	deepest   int // register in use
 	uses      uses
+	levelUses []uses
 }
 
 type variable struct {
@@ -250,7 +263,7 @@ type variable struct {
 type textNode struct {
 	trait
 
-	get func(c *context, f *facts) string
+	get func(c *context, i int) string
 }
 
 // stop is how the builder gives up, from however deep.
@@ -272,7 +285,11 @@ func (b *builder) levels(tree ast.Node) (levels []node, err error) {
 		}
 	}()
 	for _, n := range b.split(tree) {
+		before := b.uses
+		b.uses.shares, b.uses.running = false, false
 		levels = append(levels, b.number(n, 0))
+		b.levelUses = append(b.levelUses, b.uses)
+		b.uses.shares, b.uses.running = b.uses.shares || before.shares, b.uses.running || before.running
 	}
 	return levels, nil
 }
@@ -347,10 +364,10 @@ func (b *builder) number(tree ast.Node, free int) node {
 		return &constant{trait{still, true}, flag(n.Value)}
 	case *ast.MemberNode:
 		a := b.attribute(n)
-		if a.number == nil {
+		if !a.numeric() {
 			b.stop(n, "%s is a text and no number", a.Name)
 		}
-		return &attributeNode{traitOf(a), a.number}
+		return &attributeNode{traitOf(a), a}
 	case *ast.IdentifierNode:
 		if v := b.variables[n.Value]; v != nil && v.number != nil {
 			return v.number
@@ -542,7 +559,7 @@ func (b *builder) text(tree ast.Node) *textNode {
 			return v.text
 		}
 	case *ast.StringNode:
-		return &textNode{trait{still, true}, func(*context, *facts) string { return n.Value }}
+		return &textNode{trait{still, true}, func(*context, int) string { return n.Value }}
 	}
 	b.stop(tree, "write job.NAME or slot.NAME of a text")
 	return nil

@@ -1,8 +1,8 @@
 package schedule
 
 import (
-	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"pipefill"
@@ -14,7 +14,8 @@ type tableKey struct {
 	share, iteration, longest float64
 	bubbles                   int
 	free, mainEndMs           int64
-	kind, node, cycle         string
+	kind, node                string
+	speeds                    string // of the profiles
 }
 
 // indexKey tells besides which jobs fit.
@@ -22,7 +23,7 @@ type indexKey struct {
 	table    tableKey
 	allow    string
 	kind     pipefill.DeviceKind
-	cycle    string
+	plans    string // the profiles that fit
 	launches bool
 	// Of the memory that jobs ask for, the most that the slot has; -1: it has
 	// all, or is not known.
@@ -36,8 +37,8 @@ type table struct {
 	speeds []float64
 	scores []float64
 	stride int
-	upto   int // jobs so far
-	nowMs  float64
+	upto   int       // jobs so far
+	nowMs  []float64 // of each level's numbers
 	shares int
 	rounds int
 	run    int // counts rebuilds, for the indexes
@@ -58,14 +59,20 @@ type index struct {
 	top     []int32 // groups, a heap
 	parked  []int32 // groups at their limit
 	aside   []int32 // jobs that no free slot of the class may have
+	scans   int     // since it was last up to date
 	used    int
 }
 
+// bucket is the jobs of a group. The first few times that its best is taken the
+// next is looked for; only then is it worth a heap.
 type bucket struct {
-	jobs   []int32
-	heaped bool // jobs is a heap; else only jobs[0] is the best
-	at     int32
+	jobs   []int32 // the first is the best
+	heaped bool
+	pops   int8
+	at     int32 // in top
 }
+
+const popsBeforeHeap = 4
 
 const notInTop = -1
 
@@ -77,7 +84,7 @@ func (s *Scheduler) tableKeyOf(slot *Slot) tableKey {
 		key.share = slot.Share
 	}
 	if u.timed && len(s.profiles) > 1 {
-		key.cycle = slot.Cycle
+		key.speeds = s.cycleOf(slot).text
 	}
 	if u.cycle {
 		key.iteration, key.longest, key.bubbles = slot.IterationS, slot.LongestS, slot.Bubbles
@@ -100,7 +107,7 @@ func (s *Scheduler) tableKeyOf(slot *Slot) tableKey {
 func (s *Scheduler) indexKeyOf(slot *Slot) indexKey {
 	key := indexKey{table: s.tableKeyOf(slot), allow: allowOf(slot.Options), kind: slot.Device.Kind(), launches: slot.Launches, memBytes: -1}
 	if len(s.profiles) > 1 {
-		key.cycle = slot.Cycle
+		key.plans = s.cycleOf(slot).plans
 	}
 	if slot.FreeBytes > 0 {
 		n, found := slices.BinarySearch(s.mems, slot.FreeBytes)
@@ -133,7 +140,7 @@ func (s *Scheduler) indexOf(slot *Slot, nowMs float64) *index {
 	if x == nil {
 		t := s.tables[key.table]
 		if t == nil {
-			t = &table{slot: *slot, stride: 1 + len(s.policy.levels)}
+			t = s.newTable(slot)
 			s.tables[key.table] = t
 		}
 		x = &index{table: t, key: key}
@@ -141,97 +148,161 @@ func (s *Scheduler) indexOf(slot *Slot, nowMs float64) *index {
 	}
 	x.used, x.table.used = s.used, s.used
 	s.rate(x.table, nowMs)
-	s.enter(x)
 	return x
 }
 
-// rate brings a table up to date.
+func (s *Scheduler) newTable(slot *Slot) *table {
+	return &table{slot: *slot, stride: 1 + len(s.policy.levels), nowMs: make([]float64, len(s.policy.levels))}
+}
+
+// rate brings a table up to date: the numbers of jobs that are new, and of all
+// jobs those that have moved against each other since.
 func (s *Scheduler) rate(t *table, nowMs float64) {
-	u := &s.policy.uses
-	if t.upto > 0 && (!u.steady && t.nowMs != nowMs || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun) {
-		t.upto = 0
-		t.run++
+	if len(t.speeds) < len(s.profiles) {
+		t.speeds = append([]float64{t.slot.Share}, s.cycleOf(&t.slot).speeds...)
 	}
-	if t.upto == 0 {
-		t.nowMs, t.shares, t.rounds = nowMs, s.sharesRun, s.roundsRun
-	}
-	for p := len(t.speeds); p < len(s.profiles); p++ {
-		t.speeds = append(t.speeds, s.speedOf(p, &t.slot))
-	}
-	if need := len(s.facts) * t.stride; need > cap(t.scores) {
+	if need := s.len() * t.stride; need > cap(t.scores) {
 		t.scores = append(make([]float64, 0, need+need/4), t.scores...)
 	}
-	t.scores = t.scores[:len(s.facts)*t.stride]
-	var out [block]float64
-	for ; t.upto < len(s.facts); t.upto = min(t.upto+block, len(s.facts)) {
-		n := min(block, len(s.facts)-t.upto)
-		s.ready(t, t.nowMs, t.upto, n)
-		for k := range n {
-			t.scores[(t.upto+k)*t.stride] = s.batch.facts[k].tier
+	t.scores = t.scores[:s.len()*t.stride]
+	moved := false
+	for l := range t.nowMs {
+		u := &s.policy.levelUses[l]
+		if t.upto == 0 || !u.steady && t.nowMs[l] != nowMs || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun {
+			moved = true
+			t.nowMs[l] = nowMs
+			s.score(t, l, 0, t.upto)
 		}
-		for l, level := range s.policy.levels {
-			spread(&s.batch, level, out[:n])
-			for k, score := range out[:n] {
-				f := &s.batch.facts[k]
-				if f.starving {
-					score = 0 // among these, who was first
-				} else if math.IsNaN(score) || math.IsInf(score, 0) {
-					score = s.refuse(f, t, score)
+	}
+	if moved {
+		t.run++
+	}
+	t.shares, t.rounds = s.sharesRun, s.roundsRun
+	for i := t.upto; i < s.len(); i++ {
+		t.scores[i*t.stride] = s.tier[i]
+	}
+	for l := range t.nowMs {
+		s.score(t, l, t.upto, s.len())
+	}
+	t.upto = s.len()
+}
+
+// score computes one level's numbers of some jobs.
+func (s *Scheduler) score(t *table, l, from, to int) {
+	var room [block]float64
+	for first := from; first < to; first += block {
+		out := room[:min(block, to-first)]
+		s.ready(t, t.nowMs[l], first)
+		spread(&s.batch, s.policy.levels[l], out)
+		at := first*t.stride + 1 + l
+		for k, score := range out {
+			if score-score != 0 { // NaN or infinite
+				score = s.refuse(first+k, t, score)
+			}
+			t.scores[at] = score
+			at += t.stride
+		}
+		if s.late > 0 {
+			for k := range out {
+				if s.starving[first+k] {
+					t.scores[(first+k)*t.stride+1+l] = 0 // among these, who was first
 				}
-				t.scores[(t.upto+k)*t.stride+1+l] = score
 			}
 		}
 	}
 }
 
-// speedOf is what speeds[p] is.
-func (s *Scheduler) speedOf(p int, slot *Slot) float64 {
-	if p == 0 || s.options.Speed == nil {
-		return slot.Share
-	}
-	return s.options.Speed(s.profiles[p], *slot)
+// cycle is what profiles' plans make of a bubble cycle.
+type cycle struct {
+	speeds []float64 // of profiles 1 and on
+	text   string    // the same, to compare
+	plans  string    // a + for each that fits
 }
 
-// ready points the batch at n jobs from first on.
-func (s *Scheduler) ready(t *table, nowMs float64, first, n int) {
-	s.batch.context = context{nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups}
-	s.batch.facts = s.facts[first : first+n]
+// cycleOf asks for the speeds of all profiles; where nobody tells they are the
+// slot's share.
+func (s *Scheduler) cycleOf(slot *Slot) *cycle {
+	key := slot.Cycle
+	if s.options.Speed == nil {
+		key = strconv.FormatFloat(slot.Share, 'g', -1, 64)
+	}
+	c := s.cycles[key]
+	if c == nil {
+		c = &cycle{}
+		s.cycles[key] = c
+	}
+	for p := len(c.speeds) + 1; p < len(s.profiles); p++ {
+		speed, fits := slot.Share, "+"
+		if s.options.Speed != nil {
+			speed = roundTo(s.options.Speed(s.profiles[p], *slot), 3) // or no two cycles would be of one class
+		}
+		if speed <= 0 && s.options.Speed != nil {
+			fits = "-"
+		}
+		c.speeds = append(c.speeds, speed)
+		c.text += strconv.FormatFloat(speed, 'g', -1, 64) + " "
+		c.plans += fits
+	}
+	return c
+}
+
+// ready points the batch at the jobs from first on.
+func (s *Scheduler) ready(t *table, nowMs float64, first int) {
+	s.batch.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups}
+	s.batch.first = first
 }
 
 // now returns a job's tier and scores at this time.
 func (s *Scheduler) now(t *table, i int32, nowMs float64, out *[1 + maxLevels]float64) {
 	copy(out[:], t.scores[int(i)*t.stride:(int(i)+1)*t.stride])
-	if t.nowMs == nowMs || s.facts[i].starving {
+	if s.starving[i] {
 		return
 	}
-	s.ready(t, nowMs, int(i), 1)
+	s.ready(t, nowMs, int(i))
 	for l, level := range s.policy.levels {
-		if level.pace() != still {
+		if level.pace() != still && t.nowMs[l] != nowMs {
 			level.eval(&s.batch, out[1+l:2+l])
-			if x := out[1+l]; math.IsNaN(x) || math.IsInf(x, 0) {
-				out[1+l] = s.refuse(&s.facts[i], t, x)
+			if x := out[1+l]; x-x != 0 {
+				out[1+l] = s.refuse(int(i), t, x)
 			}
 		}
 	}
 }
 
+// scan finds the best job for one slot without putting the others in order; -1:
+// none. more, if given, has a say. It is what an index costs to build, less the building.
+func (s *Scheduler) scan(x *index, slot *Slot, more func(i int32) bool) int32 {
+	best, bestTier := int32(-1), 0.0
+	for i := range int32(s.len()) {
+		tier := x.scores[int(i)*x.stride]
+		if best >= 0 && tier < bestTier || s.gone[i] || best >= 0 && !s.before(x, i, best) {
+			continue
+		}
+		if s.devices[i] <= 1 && s.fits(x, s.shape[i]) && !s.full(s.group[i], 1) && !s.vetoed(i, slot) && (more == nil || more(i)) {
+			best, bestTier = i, tier
+		}
+	}
+	return best
+}
+
+// stale tells whether an index must be built anew before it can be used.
+func (x *index) stale() bool { return x.run != x.table.run || x.upto == 0 }
+
 // enter brings an index up to date with its table.
 func (s *Scheduler) enter(x *index) {
-	if x.run != x.table.run || x.upto == 0 {
+	if x.stale() {
 		x.run, x.upto = x.table.run, 0
 		for g := range x.buckets {
 			b := &x.buckets[g]
-			b.jobs, b.heaped, b.at = b.jobs[:0], false, notInTop
+			b.jobs, b.heaped, b.pops, b.at = b.jobs[:0], false, 0, notInTop
 		}
 		x.top, x.parked, x.aside = x.top[:0], x.parked[:0], x.aside[:0]
 	}
 	fresh := x.upto == 0
-	for ; x.upto < len(s.facts); x.upto++ {
-		f := &s.facts[x.upto]
-		if f.gone || f.devices > 1 || !s.fits(x, f.shape) {
-			continue
+	for ; x.upto < s.len(); x.upto++ {
+		if !s.gone[x.upto] && s.devices[x.upto] <= 1 && s.fits(x, s.shape[x.upto]) {
+			s.place(x, s.group[x.upto], int32(x.upto), fresh)
 		}
-		s.place(x, f.group, int32(x.upto), fresh)
 	}
 	if !fresh {
 		return
@@ -256,23 +327,13 @@ func (s *Scheduler) fits(x *index, id int32) bool {
 		x.fits[id] = -1
 		h := s.shapes[id]
 		g := &s.groups[h.group]
-		for p := len(x.speeds); p < len(s.profiles); p++ {
-			x.speeds = append(x.speeds, s.speedOf(p, &x.slot))
-		}
 		device := pipefill.DeviceID(x.key.kind + ":")
 		if !h.once && (!h.gpu || x.key.kind == pipefill.KindGPU) && h.mode.Obstacle(device, x.key.launches) == "" && (x.key.memBytes < 0 || h.memBytes <= x.key.memBytes) &&
-			(x.key.allow == "" || allows(x.key.allow, g.user, g.account)) && (h.profile == 0 || s.options.Speed == nil || s.fitsPlan(x, h.profile)) {
+			(x.key.allow == "" || allows(x.key.allow, g.user, g.account)) && (h.profile == 0 || x.key.plans[h.profile-1] == '+') {
 			x.fits[id] = 1
 		}
 	}
 	return x.fits[id] > 0
-}
-
-// fitsPlan asks for the class's own cycle, which the table may not tell apart.
-func (s *Scheduler) fitsPlan(x *index, profile int32) bool {
-	slot := x.slot
-	slot.Cycle = x.key.cycle
-	return s.options.Speed(s.profiles[profile], slot) > 0
 }
 
 // place puts a job into its group's bucket. While an index is built the groups
@@ -311,11 +372,11 @@ func (s *Scheduler) before(x *index, a, b int32) bool {
 }
 
 func (s *Scheduler) first(a, b int32) bool {
-	f, g := &s.facts[a], &s.facts[b]
-	if f.firstMs != g.firstMs {
-		return f.firstMs < g.firstMs
+	if s.firstMs[a] != s.firstMs[b] {
+		return s.firstMs[a] < s.firstMs[b]
 	}
-	return f.job.JobID < g.job.JobID || f.job.JobID == g.job.JobID && f.job.ID < g.job.ID
+	j, k := s.job[a], s.job[b]
+	return j.JobID < k.JobID || j.JobID == k.JobID && j.ID < k.ID
 }
 
 func (s *Scheduler) lift(x *index, jobs []int32, k int) {
@@ -355,8 +416,15 @@ func (s *Scheduler) pop(x *index, b *bucket) {
 		s.settle(x, b.jobs, 0)
 		return
 	}
-	// The first time: what is gone already need not be ordered.
-	b.jobs = slices.DeleteFunc(b.jobs, func(i int32) bool { return s.facts[i].gone })
+	b.jobs = slices.DeleteFunc(b.jobs, func(i int32) bool { return s.gone[i] })
+	if b.pops++; b.pops < popsBeforeHeap {
+		for k := 1; k < len(b.jobs); k++ {
+			if s.before(x, b.jobs[k], b.jobs[0]) {
+				b.jobs[0], b.jobs[k] = b.jobs[k], b.jobs[0]
+			}
+		}
+		return
+	}
 	for k := len(b.jobs)/2 - 1; k >= 0; k-- {
 		s.settle(x, b.jobs, k)
 	}
@@ -425,7 +493,7 @@ func (s *Scheduler) best(x *index) int32 {
 		g := x.top[0]
 		i := x.buckets[g].jobs[0]
 		switch {
-		case s.facts[i].gone:
+		case s.gone[i]:
 			s.next(x)
 		case s.full(g, 1):
 			s.leave(x)
@@ -440,8 +508,8 @@ func (s *Scheduler) best(x *index) int32 {
 // putBack undoes what best and a round set aside.
 func (s *Scheduler) putBack(x *index) {
 	for _, i := range x.aside {
-		if !s.facts[i].gone {
-			s.place(x, s.facts[i].group, i, false)
+		if !s.gone[i] {
+			s.place(x, s.group[i], i, false)
 		}
 	}
 	x.aside = x.aside[:0]

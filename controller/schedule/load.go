@@ -186,13 +186,13 @@ func (p *Policy) try() error {
 		{Node: "n", Device: "gpu:0", Share: 0.3, FreeBytes: 1 << 33, IterationS: 1.5, LongestS: 0.2, Bubbles: 4, MainEndMs: nowMs + 1e7},
 		{Node: "n", Device: "gpu:1", Share: 1, FreeBytes: 1, IterationS: 100, LongestS: 100, Bubbles: 1, MainEndMs: nowMs},
 	} {
-		t := &table{slot: slot, stride: 1 + len(p.levels)}
+		t := s.newTable(&slot)
 		s.bad = ""
 		s.rate(t, nowMs)
 		if s.bad == "" {
 			continue
 		}
-		for i := range s.facts {
+		for i := range s.len() {
 			for l := range p.levels {
 				if score := t.scores[i*t.stride+1+l]; score == lowest || math.IsNaN(score) {
 					return s.impossible(t, i)
@@ -205,11 +205,11 @@ func (p *Policy) try() error {
 
 // impossible tells of which job and slot there is no score.
 func (s *Scheduler) impossible(t *table, i int) error {
-	s.ready(t, t.nowMs, i, 1)
+	s.ready(t, t.nowMs[0], i)
 	var values []string
 	for _, a := range Attributes {
-		if a.number != nil {
-			values = append(values, fmt.Sprintf("%s = %g", a.Name, a.number(&s.batch.context, &s.facts[i])))
+		if a.numeric() {
+			values = append(values, fmt.Sprintf("%s = %g", a.Name, a.value(&s.batch.context, i)))
 		}
 	}
 	return pipefill.Errorf(pipefill.CodeInvalid, "the score is no finite number (a division by zero? guard it, as x / max(y, 1)) where %s", strings.Join(values, ", "))

@@ -31,6 +31,7 @@ type Policy struct {
 	levels    []node
 	registers int
 	uses      uses
+	levelUses []uses
 	program   *vm.Program // the same by expr's own machine: for tests
 }
 
@@ -66,10 +67,11 @@ func Compile(name, path, source string, others func(name string) (string, bool))
 	if err != nil {
 		return nil, mistake(shown, err)
 	}
-	p.registers, p.uses = b.deepest+1, b.uses
+	p.registers, p.uses, p.levelUses = b.deepest+1, b.uses, b.levelUses
 	p.uses.steady = true
-	for _, l := range p.levels {
-		p.uses.steady = p.uses.steady && l.pace() != freely
+	for l, level := range p.levels {
+		p.levelUses[l].steady = level.pace() != freely
+		p.uses.steady = p.uses.steady && p.levelUses[l].steady
 	}
 	if err := p.try(); err != nil {
 		return nil, pipefill.Errorf(pipefill.CodeInvalid, "%s: %w", shown, err)

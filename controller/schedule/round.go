@@ -14,6 +14,7 @@ type lane struct {
 	slots []Slot // by node and device
 	taken []bool
 	left  int
+	head  int // the first that may be free
 	// The best job and the slot that it would have; i < 0: none.
 	known bool
 	i     int32
@@ -47,6 +48,7 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 		n = r.open(free)
 		r.serve()
 		r.close()
+		r.gangs, r.hosts = nil, nil
 		free = free[n:]
 	}
 	s.trim()
@@ -70,6 +72,11 @@ type round struct {
 	nowMs float64
 	lanes []*lane
 	pairs []Pair
+
+	hosts     []host
+	gangs     []*gang
+	kept      []Slot // free, for a gang that waits for others to be
+	keptUntil float64
 }
 
 // open sorts slots into lanes, and returns how many it took.
@@ -77,6 +84,10 @@ func (r *round) open(free []Slot) int {
 	byKey := map[indexKey]*lane{}
 	r.lanes = r.lanes[:0]
 	n := 0
+	if len(free) == 1 {
+		r.lanes = append(r.lanes, &lane{x: r.s.indexOf(&free[0], r.nowMs), slots: free, taken: []bool{false}, left: 1})
+		return 1
+	}
 	for ; n < len(free); n++ {
 		key := r.s.indexKeyOf(&free[n])
 		l := byKey[key]
@@ -85,6 +96,7 @@ func (r *round) open(free []Slot) int {
 				break
 			}
 			l = &lane{x: r.s.indexOf(&free[n], r.nowMs)}
+			r.s.enter(l.x)
 			byKey[key] = l
 			r.lanes = append(r.lanes, l)
 		}
@@ -103,12 +115,18 @@ func (r *round) close() {
 
 // serve takes pairs until there are none.
 func (r *round) serve() {
+	r.gather()
 	for {
-		l := r.highest()
-		if l == nil {
+		l, g := r.highest(), r.firstGang()
+		switch {
+		case g != nil && (l == nil || r.aheadOf(g.score, l.score, g.i, l.i, g.x.stride)):
+			r.seat(g)
+		case l != nil:
+			r.serveLane(l)
+		default:
+			r.backfill()
 			return
 		}
-		r.take(l)
 	}
 }
 
@@ -129,12 +147,15 @@ func (r *round) highest() *lane {
 // look finds a lane's best pair.
 func (r *round) look(l *lane) {
 	l.known, l.i = true, -1
+	if len(r.lanes) == 1 && len(l.slots) == 1 && l.left == 1 && r.once(l) {
+		return
+	}
 	for l.left > 0 {
 		i := r.s.best(l.x)
 		if i < 0 {
 			return
 		}
-		at := l.slotFor(r.s, &r.s.facts[i])
+		at := l.slotFor(r.s, i)
 		if at >= 0 {
 			l.i, l.at = i, at
 			r.s.now(l.x.table, i, r.nowMs, &l.score)
@@ -145,10 +166,31 @@ func (r *round) look(l *lane) {
 	}
 }
 
+// scansFirst is how often a class is scanned for a single slot before its jobs
+// are put in order, where that order would last.
+const scansFirst = 2
+
+// once serves a single slot without an index, where that is less work.
+func (r *round) once(l *lane) bool {
+	s, u := r.s, &r.s.policy.uses
+	lasts := u.steady && !u.shares && !u.running
+	if l.x.scans++; !l.x.stale() || lasts && l.x.scans > scansFirst {
+		s.enter(l.x)
+		return false
+	}
+	if l.i = s.scan(l.x, &l.slots[0], nil); l.i >= 0 {
+		l.at = 0
+	}
+	return true
+}
+
 // slotFor returns the lane's first free slot that a job may have; -1: none.
-func (l *lane) slotFor(s *Scheduler, f *facts) int {
-	for at := range l.slots {
-		if !l.taken[at] && !s.vetoed(f, &l.slots[at]) {
+func (l *lane) slotFor(s *Scheduler, i int32) int {
+	for l.head < len(l.taken) && l.taken[l.head] {
+		l.head++
+	}
+	for at := l.head; at < len(l.slots); at++ {
+		if !l.taken[at] && !s.vetoed(i, &l.slots[at]) {
 			return at
 		}
 	}
@@ -168,28 +210,41 @@ func (r *round) ahead(a, b *lane) bool {
 	return byPlace(a.slots[a.at], b.slots[b.at]) < 0
 }
 
-// take gives a lane's best pair away. A user's own priorities only permute the
+// serveLane gives a lane's best pair away. A user's own priorities only permute the
 // places of the user's jobs: another of them may have the slot.
-func (r *round) take(l *lane) {
+func (r *round) serveLane(l *lane) {
 	s, slot := r.s, l.slots[l.at]
 	i := s.preferred(l.x, l.i, &slot)
-	f := s.facts[i]
-	time := s.timeOn(l.x, &f)
+	f := s.facts(i)
+	time := s.timeOn(&slot, &f)
 	s.drop(i)
 	delete(s.places, f.job.ID)
 	if i != l.i {
 		r.trade(l.i, f)
 	}
-	s.Occupy(Busy{Slot: slot, User: f.job.User, Account: f.job.Account, UntilMs: int64(r.nowMs) + milliseconds(time)})
-	r.pairs = append(r.pairs, Pair{Job: *f.job, Slot: slot, ExpectMs: milliseconds(time), Source: f.source})
-	l.taken[l.at] = true
+	r.give(&f, slot, time)
+	l.take(l.at)
+	r.check()
+}
+
+// give writes a pair down.
+func (r *round) give(f *facts, slot Slot, timeS float64) {
+	worst := int64(r.nowMs) + milliseconds(r.s.worstOn(&slot, f))
+	r.s.Occupy(Busy{Slot: slot, User: f.job.User, Account: f.job.Account, UntilMs: worst})
+	r.pairs = append(r.pairs, Pair{Job: *f.job, Slot: slot, ExpectMs: milliseconds(timeS), Source: f.source})
+}
+
+// take marks a slot as taken.
+func (l *lane) take(at int) {
+	l.taken[at] = true
 	l.left--
-	for l.left > 0 && l.taken[0] { // keep slotFor short
-		l.taken, l.slots = l.taken[1:], l.slots[1:]
-	}
 	l.known = false
+}
+
+// check has lanes look again whose best job is gone or may have no more slots.
+func (r *round) check() {
 	for _, o := range r.lanes {
-		if o.known && o.i >= 0 && (s.facts[o.i].gone || s.full(s.facts[o.i].group, 1)) {
+		if o.known && o.i >= 0 && (r.s.gone[o.i] || r.s.full(r.s.group[o.i], 1)) {
 			o.known = false
 		}
 	}
@@ -200,47 +255,51 @@ func (r *round) take(l *lane) {
 // user's later ones.
 func (r *round) trade(i int32, place facts) {
 	s := r.s
-	j := s.facts[i].job
+	j := s.job[i]
 	s.drop(i)
 	s.places[j.ID] = place
 	s.add(j, false)
 	for _, l := range r.lanes {
 		s.rate(l.x.table, r.nowMs)
-		s.enter(l.x)
+		if !l.x.stale() {
+			s.enter(l.x)
+		}
 		l.known = false
 	}
 }
 
-// timeOn is how long a job takes on slots of a class, in seconds.
-func (s *Scheduler) timeOn(x *index, f *facts) float64 {
-	return f.ownWorkS / max(x.speeds[f.profile], leastSpeed)
+// timeOn is how long a job takes on a slot, in seconds.
+func (s *Scheduler) timeOn(slot *Slot, f *facts) float64 {
+	speed := slot.Share
+	if f.profile > 0 {
+		speed = s.cycleOf(slot).speeds[f.profile-1]
+	}
+	return f.ownWorkS / max(speed, leastSpeed)
 }
 
 // preferred returns the job of i's user that the user wants first, of those that
 // may have the slot.
 func (s *Scheduler) preferred(x *index, i int32, slot *Slot) int32 {
-	f := &s.facts[i]
-	levels := s.levels[s.groups[f.group].userID]
+	levels := s.levels[s.groups[s.group[i]].userID]
 	if len(levels) < 2 {
 		return i
 	}
 	var above []int64
 	for level := range levels {
-		if level > f.job.Priority {
+		if level > s.job[i].Priority {
 			above = append(above, level)
 		}
 	}
 	slices.SortFunc(above, func(a, b int64) int { return cmp.Compare(b, a) })
 	for _, level := range above {
-		levels[level] = slices.DeleteFunc(levels[level], func(k int32) bool { return s.facts[k].gone })
+		levels[level] = slices.DeleteFunc(levels[level], func(k int32) bool { return s.gone[k] })
 		if len(levels[level]) == 0 {
 			delete(levels, level)
 			continue
 		}
 		best := int32(-1)
 		for _, k := range levels[level] {
-			g := &s.facts[k]
-			if g.devices <= 1 && s.fits(x, g.shape) && !s.full(g.group, 1) && !s.vetoed(g, slot) && (best < 0 || s.before(x, k, best)) {
+			if s.devices[k] <= 1 && s.fits(x, s.shape[k]) && !s.full(s.group[k], 1) && !s.vetoed(k, slot) && (best < 0 || s.before(x, k, best)) {
 				best = k
 			}
 		}
@@ -270,10 +329,10 @@ func (s *Scheduler) trim() {
 }
 
 // refuse notes a score that is no finite number, and returns the lowest.
-func (s *Scheduler) refuse(f *facts, t *table, score float64) float64 {
-	if s.bad == "" && !f.gone {
+func (s *Scheduler) refuse(i int, t *table, score float64) float64 {
+	if s.bad == "" && !s.gone[i] {
 		s.bad = fmt.Sprintf("policy %s: the score of fill job %d on %s %s is %g: it is served last; change the policy so that it is always a number",
-			s.policy.Name, f.job.JobID, t.slot.Node, t.slot.Device, score)
+			s.policy.Name, s.job[i].JobID, t.slot.Node, t.slot.Device, score)
 	}
 	return lowest
 }

@@ -45,20 +45,25 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 	if starving {
 		return key
 	}
-	c := context{nowMs: float64(r.now), slot: slot, groups: s.groups}
-	for p := range s.profiles {
-		c.speeds = append(c.speeds, s.speedOf(p, slot))
+	c := context{columns: new(columns), nowMs: float64(r.now), slot: slot, groups: s.groups}
+	c.push(f)
+	for _, p := range s.profiles {
+		speed := slot.Share
+		if p != "" {
+			speed = s.options.Speed(p, *slot)
+		}
+		c.speeds = append(c.speeds, speed)
 	}
 	env := map[string]map[string]any{"job": {}, "slot": {}}
 	for _, a := range Attributes {
 		of, name := a.Name[:len(a.Name)-len(after(a.Name))-1], after(a.Name)
 		switch a.Type {
 		case "number":
-			env[of][name] = a.number(&c, &f)
+			env[of][name] = a.value(&c, 0)
 		case "bool":
-			env[of][name] = a.number(&c, &f) != 0
+			env[of][name] = a.value(&c, 0) != 0
 		case "string":
-			env[of][name] = a.text(&c, &f)
+			env[of][name] = a.text(&c, 0)
 		}
 	}
 	out, err := expr.Run(s.policy.program, structured(env))
@@ -75,7 +80,7 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 }
 
 func (r *full) place(j *store.FillJob) facts {
-	own := r.s.facts[r.s.byID[j.ID]]
+	own := r.s.facts(r.s.byID[j.ID])
 	if place, ok := r.places[j.ID]; ok {
 		return own.at(place)
 	}

@@ -1,10 +1,8 @@
 package schedule
 
 import (
-	"cmp"
 	"math"
 	"slices"
-	"sort"
 	"time"
 
 	"pipefill"
@@ -54,8 +52,8 @@ type Pair struct {
 	Source   string
 }
 
-// facts are a waiting job as policies see it. They never change: a job that
-// does gets new ones.
+// facts are a waiting job as policies see it. They never change, but for gone: a
+// job that does gets new ones.
 type facts struct {
 	firstMs, deadlineMs, workS, limitS float64
 	memBytes, usedS, attempts, devices float64
@@ -65,6 +63,37 @@ type facts struct {
 	ownWorkS                           float64 // of the job, where workS is its place's
 	source                             string
 	job                                *store.FillJob
+}
+
+// columns hold the facts of all jobs, each kind together, since a policy looks at
+// few of them.
+type columns struct {
+	firstMs, deadlineMs, workS, limitS, memBytes, usedS []float64
+	attempts, devices, tier, ownWorkS                   []float64
+	profile, group, shape                               []int32
+	gpu, gone, starving                                 []bool
+	source                                              []string
+	job                                                 []*store.FillJob
+}
+
+func (c *columns) len() int { return len(c.job) }
+
+func (c *columns) push(f facts) {
+	c.firstMs, c.deadlineMs = append(c.firstMs, f.firstMs), append(c.deadlineMs, f.deadlineMs)
+	c.workS, c.limitS, c.memBytes = append(c.workS, f.workS), append(c.limitS, f.limitS), append(c.memBytes, f.memBytes)
+	c.usedS, c.attempts, c.devices = append(c.usedS, f.usedS), append(c.attempts, f.attempts), append(c.devices, f.devices)
+	c.tier, c.ownWorkS = append(c.tier, f.tier), append(c.ownWorkS, f.ownWorkS)
+	c.profile, c.group, c.shape = append(c.profile, f.profile), append(c.group, f.group), append(c.shape, f.shape)
+	c.gpu, c.gone, c.starving = append(c.gpu, f.gpu), append(c.gone, f.gone), append(c.starving, f.starving)
+	c.source, c.job = append(c.source, f.source), append(c.job, f.job)
+}
+
+func (c *columns) facts(i int32) facts {
+	return facts{
+		firstMs: c.firstMs[i], deadlineMs: c.deadlineMs[i], workS: c.workS[i], limitS: c.limitS[i], memBytes: c.memBytes[i], usedS: c.usedS[i],
+		attempts: c.attempts[i], devices: c.devices[i], tier: c.tier[i], ownWorkS: c.ownWorkS[i], profile: c.profile[i], group: c.group[i], shape: c.shape[i],
+		gpu: c.gpu[i], gone: c.gone[i], starving: c.starving[i], source: c.source[i], job: c.job[i],
+	}
 }
 
 // group is the jobs of one user in one account.
@@ -96,13 +125,13 @@ type Scheduler struct {
 	policy  *Policy
 	options Options
 
-	facts    []facts
-	byID     map[int64]int32
-	waiting  int
-	gangs    []int32
-	oldest   []int32 // by firstMs, from aged on: not yet starving
-	unsorted bool
-	starving int
+	columns
+
+	byID    map[int64]int32
+	waiting int
+	gangs   []int32
+	oldest  []int32 // not yet starving: a heap by firstMs
+	late    int     // jobs that are starving
 
 	groups   []group
 	groupIDs map[[2]string]int32
@@ -120,6 +149,7 @@ type Scheduler struct {
 	sharesRun  int // counts changes, for what was worked out before
 	roundsRun  int
 	busy       map[place]Busy
+	cycles     map[string]*cycle
 	tables     map[tableKey]*table
 	indexes    map[indexKey]*index
 	batch      batch
@@ -157,7 +187,7 @@ func New(policy *Policy, options Options) *Scheduler {
 }
 
 func (s *Scheduler) clear() {
-	s.facts, s.byID, s.waiting, s.gangs, s.oldest, s.starving = nil, map[int64]int32{}, 0, nil, nil, 0
+	s.columns, s.byID, s.waiting, s.gangs, s.oldest, s.late = columns{}, map[int64]int32{}, 0, nil, nil, 0
 	s.groups, s.groupIDs, s.levels = nil, map[[2]string]int32{}, nil
 	if s.places == nil {
 		s.places = map[int64]facts{}
@@ -170,7 +200,7 @@ func (s *Scheduler) clear() {
 
 // forget drops what was worked out.
 func (s *Scheduler) forget() {
-	s.tables, s.indexes = map[tableKey]*table{}, map[indexKey]*index{}
+	s.cycles, s.tables, s.indexes = map[string]*cycle{}, map[tableKey]*table{}, map[indexKey]*index{}
 	s.batch.registers = make([][block]float64, s.policy.registers)
 }
 
@@ -231,7 +261,7 @@ func Waits(j store.FillJob) bool {
 func (s *Scheduler) Put(jobs ...store.FillJob) {
 	for _, j := range jobs {
 		if i, ok := s.byID[j.ID]; ok {
-			if *s.facts[i].job == j {
+			if *s.job[i] == j {
 				continue
 			}
 			s.drop(i)
@@ -270,18 +300,17 @@ func (s *Scheduler) Sync(jobs []store.FillJob) {
 }
 
 func (s *Scheduler) drop(i int32) {
-	f := &s.facts[i]
-	f.gone = true
+	s.gone[i] = true
 	s.waiting--
-	if f.starving {
-		s.starving--
+	if s.starving[i] {
+		s.late--
 	}
-	delete(s.byID, f.job.ID)
+	delete(s.byID, s.job[i].ID)
 }
 
 func (s *Scheduler) add(j *store.FillJob, starving bool) {
 	s.compact()
-	i := int32(len(s.facts))
+	i := int32(s.len())
 	f := s.factsOf(j)
 	if place, ok := s.places[j.ID]; ok {
 		f = f.at(place)
@@ -290,7 +319,7 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 		f.starving = true
 		f.tier++
 	}
-	s.facts = append(s.facts, f)
+	s.push(f)
 	s.byID[j.ID] = i
 	s.waiting++
 	own := s.levels[s.groups[f.group].userID]
@@ -299,12 +328,12 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 		s.gangs = append(s.gangs, i)
 	}
 	if f.starving {
-		s.starving++
+		s.late++
 	} else if s.options.MaxWait > 0 {
-		if n := len(s.oldest); n > 0 && s.facts[s.oldest[n-1]].firstMs > f.firstMs {
-			s.unsorted = true
-		}
 		s.oldest = append(s.oldest, i)
+		for k := len(s.oldest) - 1; k > 0 && s.firstMs[s.oldest[k]] < s.firstMs[s.oldest[(k-1)/2]]; k = (k - 1) / 2 {
+			s.oldest[k], s.oldest[(k-1)/2] = s.oldest[(k-1)/2], s.oldest[k]
+		}
 	}
 	if k, found := slices.BinarySearch(s.mems, j.MemBytes); !found {
 		s.mems = slices.Insert(s.mems, k, j.MemBytes)
@@ -378,14 +407,14 @@ func (s *Scheduler) shapeOf(key shape) int32 {
 // compact starts afresh when most of what is held is gone: a few milliseconds
 // once in as many decisions as there are jobs.
 func (s *Scheduler) compact() {
-	if len(s.facts) < 4096 || len(s.facts) < 3*s.waiting {
+	if s.len() < 4096 || s.len() < 3*s.waiting {
 		return
 	}
-	old, runs, ofAccounts := s.facts, s.users, s.accounts
+	old, runs, ofAccounts := s.columns, s.users, s.accounts
 	s.clear()
-	for i := range old {
-		if !old[i].gone {
-			s.add(old[i].job, old[i].starving)
+	for i, j := range old.job {
+		if !old.gone[i] {
+			s.add(j, old.starving[i])
 		}
 	}
 	for name, id := range runs.ids {
@@ -440,31 +469,46 @@ func (s *Scheduler) age(nowMs int64) {
 	if s.options.MaxWait <= 0 {
 		return
 	}
-	if s.unsorted {
-		slices.SortStableFunc(s.oldest, func(a, b int32) int { return cmp.Compare(s.facts[a].firstMs, s.facts[b].firstMs) })
-		s.unsorted = false
-	}
 	before := float64(nowMs - s.options.MaxWait.Milliseconds())
-	n := sort.Search(len(s.oldest), func(k int) bool { return s.facts[s.oldest[k]].firstMs > before })
-	var late []*store.FillJob
-	for _, i := range s.oldest[:n] {
-		if !s.facts[i].gone {
-			late = append(late, s.facts[i].job)
+	for len(s.oldest) > 0 && s.firstMs[s.oldest[0]] <= before {
+		i := s.oldest[0]
+		s.popOldest()
+		if !s.gone[i] {
+			j := s.job[i]
+			s.drop(i)
+			s.add(j, true)
 		}
 	}
-	s.oldest = s.oldest[n:]
-	for _, j := range late {
-		s.drop(s.byID[j.ID])
-		s.add(j, true)
+}
+
+func (s *Scheduler) popOldest() {
+	h := s.oldest
+	last := len(h) - 1
+	h[0] = h[last]
+	h = h[:last]
+	for k := 0; ; {
+		least := 2*k + 1
+		if least >= len(h) {
+			break
+		}
+		if least+1 < len(h) && s.firstMs[h[least+1]] < s.firstMs[h[least]] {
+			least++
+		}
+		if s.firstMs[h[k]] <= s.firstMs[h[least]] {
+			break
+		}
+		h[k], h[least] = h[least], h[k]
+		k = least
 	}
+	s.oldest = h
 }
 
 func (s *Scheduler) full(g int32, more int) bool {
 	return s.users.full(s.groups[g].userID, more) || s.accounts.full(s.groups[g].accountID, more)
 }
 
-func (s *Scheduler) vetoed(f *facts, slot *Slot) bool {
-	return s.options.Veto != nil && s.options.Veto(f.job, slot)
+func (s *Scheduler) vetoed(i int32, slot *Slot) bool {
+	return s.options.Veto != nil && s.options.Veto(s.job[i], slot)
 }
 
 // noSource is the expected device time of a job that nothing tells about.

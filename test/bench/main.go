@@ -68,6 +68,7 @@ func parts() []part {
 		{"fill", "slow-down and share filled: chunked, signal, SCHED_IDLE", (*bench).fill},
 		{"guard", "the trade-off over the guard", (*bench).guard},
 		{"compete", "the same competitor without a gate: same priority, nice 19, Slurm's oversubscription", (*bench).compete},
+		{"schedule", "the scheduler with 100,000 jobs and 8,192 slots", (*bench).schedule},
 		{"standing", "a main job with pipefill and fill jobs against one on nodes without", (*bench).standing},
 	}
 }
