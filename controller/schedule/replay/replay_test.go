@@ -79,7 +79,7 @@ func TestGang_StartsWhenItsSlotsAreFree(t *testing.T) {
 	}
 	jobs := []store.FillJob{next(0, 100_000, 1), next(0, 200_000, 1), next(0, 300_000, 1), next(0, 400_000, 1), next(1000, 50_000, 4)}
 	for i := range int64(200) { // more than enough to take each slot that frees
-		jobs = append(jobs, next(2000+i, 90_000, 1))
+		jobs = append(jobs, next(2000+i, 70_000, 1))
 	}
 	long := next(3000, 10_000_000, 1)
 	jobs = append(jobs, long)
