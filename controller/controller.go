@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -22,9 +23,12 @@ import (
 
 // Slurm is what the controller asks of the workload manager.
 type Slurm interface {
-	Jobs(ctx context.Context, partitions []string) ([]slurm.Job, error)
-	PendingMain(ctx context.Context, fillPartitions []string) ([]slurm.Job, error)
+	List(ctx context.Context, partitions []string, since time.Time) (slurm.Listing, error)
+	States(ctx context.Context) (states map[string]string, ok bool, err error)
+	Read(ctx context.Context, id int64) (slurm.Listing, error)
 	Nodes(ctx context.Context) ([]slurm.Node, error)
+	Partitions(ctx context.Context) ([]slurm.Partition, error)
+	Split(ctx context.Context, a slurm.Array, count int) error
 	Hold(ctx context.Context, id int64) error
 	PinRelease(ctx context.Context, id int64, node string) error
 	RequeueHold(ctx context.Context, id int64) error
@@ -34,25 +38,32 @@ type Slurm interface {
 
 var _ Slurm = (*slurm.Client)(nil)
 
-// expectationsEvery is how often the history of completed jobs is summed up;
-// avoidFor is how long a job is kept off a node that its release failed on.
 const (
+	// expectationsEvery is how often the history of completed jobs is summed up.
 	expectationsEvery = time.Minute
-	avoidFor          = 5 * time.Minute
 	callTimeout       = 30 * time.Second
+	// roundsApart bounds how often news start a round: those of many nodes are
+	// decided on together.
+	roundsApart = 20 * time.Millisecond
+	// totalsEvery is how often main devices' totals are written to disk.
+	totalsEvery = 5 * time.Second
 )
 
-// Controller holds what is not on disk: what nodes last said, and what they are
-// to be told.
+// Controller holds what is not on disk: what Slurm and the nodes last said, and
+// what is to be looked at.
 type Controller struct {
 	cfg   Config
 	store *store.Store
 	slurm Slurm
 	log   *slog.Logger
 	now   func() time.Time
+	// mayAct tells whether this is the controller still: nil, or why not.
+	mayAct func() error
 
 	kick    chan struct{} // one waiting: look again now
+	asked   chan struct{} // one waiting: a job is to be read
 	tallies *tallies
+	dirty   numbers // jobs to decide about
 
 	mu       sync.Mutex
 	started  int64 // ms; a node is not lost before it had the time to call
@@ -62,13 +73,19 @@ type Controller struct {
 	policies schedule.Set
 	policy   *schedule.Policy
 	names    map[uint32]string // of main jobs' owners, as they were first asked for
-	news     chan struct{}     // closed and made anew when a node's orders change
+	left     []store.NodeMains // main devices that are gone, with their last totals
 
-	// Of the loop alone.
+	// Of the loop: the mirror's mutex guards them. mu may be taken while it is
+	// held, not the other way.
+	mirror       *mirror
+	dispatcher   *dispatcher
+	scheduler    *schedule.Scheduler
+	waits        map[int64]int64  // number -> row, of the jobs that the scheduler has
+	later        map[int64]string // why a job does not wait for a slot yet
+	freeSlots    int
 	expectations map[[2]string]int64
 	expectedAt   time.Time
-	avoid        map[avoided]time.Time
-	scheduler    *schedule.Scheduler
+	savedAt      time.Time
 }
 
 type avoided struct {
@@ -76,60 +93,189 @@ type avoided struct {
 	node string
 }
 
-// New returns a controller; Run starts it.
+// New returns a controller; Run starts it. It is told of the store's changes.
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	c := &Controller{
-		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), kick: make(chan struct{}, 1), started: now().UnixMilli(),
-		nodes: map[string]*node{}, faults: map[string]string{}, news: make(chan struct{}), names: map[uint32]string{}, avoid: map[avoided]time.Time{},
+		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
+		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), started: now().UnixMilli(),
+		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
+		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]string{},
 	}
 	c.scheduler = c.newScheduler()
+	st.OnChange = c.changed
+	// All that is open is looked at once.
+	c.dirty.add(st.OpenNumbers(cfg.Cluster)...)
 	return c
 }
 
-// Run looks at Slurm and the nodes until ctx ends: every poll, and at once when
-// a node has news.
+// changed is told of each commit.
+func (c *Controller) changed(change store.Change) {
+	c.dirty.add(change.Jobs...)
+	c.tell(change.Nodes)
+	c.Kick()
+}
+
+// Run looks at Slurm and the nodes until ctx ends: at Slurm every poll, or as
+// rarely as it takes long, and at once at what a node has to say.
 func (c *Controller) Run(ctx context.Context) error {
 	go c.keep(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { c.pollLoop(ctx) })
+	wg.Go(func() { c.readLoop(ctx) })
+	defer c.dispatcher.wg.Wait()
+	defer wg.Wait()
 	ticker := time.NewTicker(c.cfg.Poll())
 	defer ticker.Stop()
+	rest := time.NewTimer(roundsApart)
+	defer rest.Stop()
+	sweep := true
 	for {
 		begin := c.now()
-		c.Look(ctx)
+		c.broken(ctx, c.round(ctx, sweep))
 		c.tallies.round(c.now().Sub(begin))
+		rest.Reset(roundsApart)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest.C:
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			sweep = true
 		case <-c.kick:
+			sweep = false
 		}
 	}
 }
 
-// Look does one round: mirror, reconcile, schedule, tell.
+// pollLoop asks Slurm, and starts a round after each answer.
+func (c *Controller) pollLoop(ctx context.Context) {
+	ticker := time.NewTicker(c.cfg.Poll())
+	defer ticker.Stop()
+	for {
+		if err := c.poll(ctx); err != nil && ctx.Err() == nil {
+			c.log.WarnContext(ctx, "slurm does not answer, fill jobs stay as they are", "err", err)
+		}
+		c.Kick()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// readLoop reads single jobs, beside a listing that may take long.
+func (c *Controller) readLoop(ctx context.Context) {
+	ticker := time.NewTicker(c.cfg.Poll())
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			c.readJobs(ctx)
+			c.Kick()
+		}
+	}
+}
+
+// Look does all of it once, one thing after the other: for tests, and for what
+// has no loop.
 func (c *Controller) Look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 4*callTimeout)
 	defer cancel()
-	jobs, err := c.slurm.Jobs(ctx, c.cfg.Partitions)
-	c.fault("slurm", err)
-	if err != nil {
+	if err := c.poll(ctx); err != nil {
 		c.log.WarnContext(ctx, "slurm does not answer, fill jobs stay as they are", "err", err)
 		return
 	}
-	if err := c.mirror(ctx, jobs); err != nil {
-		c.broken(ctx, err)
-		return
+	c.readJobs(ctx)
+	c.broken(ctx, c.round(ctx, true))
+}
+
+// round decides and acts on what is known. A sweep looks at every live
+// assignment, since time passes for all.
+func (c *Controller) round(ctx context.Context, sweep bool) error {
+	if err := c.mayAct(); err != nil {
+		return err
 	}
-	view, err := c.view(ctx, jobs)
-	if err != nil {
-		c.broken(ctx, err)
-		return
+	if err := c.save(ctx); err != nil {
+		return err
 	}
-	c.act(ctx, reconcile.Decide(view))
-	if err := c.schedule(ctx, view); err != nil {
-		c.broken(ctx, err)
-		return
+	if err := c.saveTotals(ctx); err != nil {
+		return err
 	}
-	c.broken(ctx, c.tell(ctx))
+	looked, groups := c.decide(sweep)
+	c.act(ctx, groups)
+	c.mirror.mu.Lock()
+	nowMs := c.now().UnixMilli()
+	for id := range c.dirty.take() {
+		looked[id] = struct{}{}
+	}
+	for id := range looked {
+		c.candidate(id, nowMs)
+	}
+	for id := range c.later {
+		c.candidate(id, nowMs)
+	}
+	for _, g := range groups {
+		c.dirty.add(g.id) // until nothing is left to do about it
+	}
+	c.mirror.mu.Unlock()
+	return c.place(ctx)
+}
+
+// decide looks at the jobs of which something has changed, and in a sweep at all
+// that are assigned.
+func (c *Controller) decide(sweep bool) (looked map[int64]struct{}, groups []ofJob) {
+	c.mirror.mu.Lock()
+	defer c.mirror.mu.Unlock()
+	looked = c.dirty.take()
+	if looked == nil {
+		looked = map[int64]struct{}{}
+	}
+	all := looked
+	if sweep {
+		all = maps.Clone(looked)
+		for _, a := range c.store.LiveAll() {
+			all[a.Job.JobID] = struct{}{}
+		}
+	}
+	actions := reconcile.Decide(c.view(all))
+	return looked, c.byJob(actions)
+}
+
+// view gathers what decisions about some jobs rest on. Jobs of which Slurm has
+// not spoken yet are left out: they are not gone.
+func (c *Controller) view(ids map[int64]struct{}) reconcile.View {
+	view := reconcile.View{
+		NowMs: c.now().UnixMilli(), NodeLostMs: c.cfg.NodeLostS * 1000, MaxMin: c.cfg.MaxTimeMin, Partitions: c.cfg.Partitions,
+		Slurm: make(map[int64]slurm.Job, len(ids)), Nodes: c.heard(), Vacate: c.vacate(),
+	}
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		word, row := c.mirror.jobs[id], c.store.Open(c.cfg.Cluster, id)
+		if word != nil && !c.mirror.unsaved[id] {
+			view.Slurm[id] = word.Job
+		} else if word != nil || !c.mirror.complete && c.mirror.touched[id] == 0 || c.mirror.read[id] {
+			continue
+		}
+		if row == nil {
+			continue
+		}
+		view.Jobs = append(view.Jobs, *row)
+		a := c.store.LiveOf(row.ID)
+		if a == nil {
+			continue
+		}
+		view.Live = append(view.Live, *a)
+		// A node that was never heard since our own start may still call.
+		if _, ok := view.Nodes[a.Node]; !ok {
+			view.Nodes[a.Node] = reconcile.Node{SeenMs: c.started}
+		}
+	}
+	return view
 }
 
 // broken notes what the store says; nil clears it.
@@ -149,205 +295,6 @@ func (c *Controller) fault(source string, err error) {
 		return
 	}
 	c.faults[source] = source + ": " + err.Error()
-}
-
-// view gathers what a decision rests on.
-func (c *Controller) view(ctx context.Context, jobs []slurm.Job) (reconcile.View, error) {
-	live, err := c.store.Live(ctx)
-	if err != nil {
-		return reconcile.View{}, err
-	}
-	open, err := c.store.OpenJobs(ctx)
-	if err != nil {
-		return reconcile.View{}, err
-	}
-	view := reconcile.View{
-		NowMs: c.now().UnixMilli(), NodeLostMs: c.cfg.NodeLostS * 1000, MaxMin: c.cfg.MaxTimeMin,
-		Live: live, Jobs: open, Slurm: map[int64]slurm.Job{}, Nodes: c.heard(), Vacate: map[string]bool{},
-	}
-	for _, j := range jobs {
-		view.Slurm[j.ID] = j
-	}
-	for _, a := range live {
-		// A node that was never heard since our own start may still call.
-		if _, ok := view.Nodes[a.Node]; !ok {
-			view.Nodes[a.Node] = reconcile.Node{SeenMs: c.started}
-		}
-	}
-	if len(live) > 0 {
-		view.Vacate = c.vacate(ctx)
-	}
-	return view, nil
-}
-
-// vacate lists the nodes whose memory a pending main job waits for.
-func (c *Controller) vacate(ctx context.Context) map[string]bool {
-	pending, err := c.slurm.PendingMain(ctx, c.cfg.Partitions)
-	if err != nil || len(pending) == 0 {
-		return nil
-	}
-	nodes, err := c.slurm.Nodes(ctx)
-	if err != nil {
-		return nil
-	}
-	return Vacate(pending, nodes, c.cfg.Partitions)
-}
-
-// act carries out what was decided. After a failure the rest of that job's
-// actions wait for the next round.
-func (c *Controller) act(ctx context.Context, actions []reconcile.Action) {
-	failed := map[int64]bool{}
-	for _, a := range actions {
-		if failed[a.JobID] || ctx.Err() != nil {
-			continue
-		}
-		if err := c.do(ctx, a); err != nil {
-			failed[a.JobID] = true
-			c.log.WarnContext(ctx, "a step did not work, it is tried again", "action", string(a.Kind), "fill_job_id", a.JobID, "err", err)
-		}
-	}
-}
-
-func (c *Controller) do(ctx context.Context, a reconcile.Action) error {
-	nowMs := c.now().UnixMilli()
-	log := c.log.With("fill_job_id", a.JobID)
-	switch a.Kind {
-	case reconcile.Advance:
-		return c.store.Advance(ctx, a.Assignment, a.State, nowMs)
-	case reconcile.End:
-		log.InfoContext(ctx, "assignment ended", "assignment", a.Assignment, "outcome", a.Outcome, "reason", a.Reason)
-		c.tallies.end(a.Outcome)
-		if a.Avoid {
-			c.avoid[avoided{a.JobID, a.Node}] = c.now().Add(avoidFor)
-		}
-		return c.store.End(ctx, a.Assignment, a.Outcome, a.Reason, a.ExitCode, a.JobOutcome, nowMs)
-	case reconcile.EndJob:
-		log.InfoContext(ctx, "job ended", "outcome", a.Outcome, "reason", a.Reason)
-		return c.store.EndJob(ctx, a.FillJobID, a.Outcome, a.Reason, nowMs)
-	case reconcile.PinRelease:
-		return c.release(ctx, a)
-	case reconcile.Hold:
-		return c.slurm.Hold(ctx, a.JobID)
-	case reconcile.RequeueHold:
-		return c.slurm.RequeueHold(ctx, a.JobID)
-	case reconcile.Cancel:
-		return c.slurm.Cancel(ctx, a.JobID)
-	case reconcile.Extend:
-		return c.slurm.SetTimeLimit(ctx, a.JobID, a.Minutes)
-	}
-	return pipefill.Errorf(pipefill.CodeInternal, "no action is called %q", a.Kind)
-}
-
-// release pins and releases. Where Slurm says that it can never be, the job
-// goes back to the queue and keeps off that node for a while.
-func (c *Controller) release(ctx context.Context, a reconcile.Action) error {
-	err := c.slurm.PinRelease(ctx, a.JobID, a.Node)
-	if pipefill.ErrorCode(err) != pipefill.CodeConflict {
-		return err
-	}
-	c.avoid[avoided{a.JobID, a.Node}] = c.now().Add(avoidFor)
-	if err := c.slurm.Hold(ctx, a.JobID); err != nil {
-		return err
-	}
-	return c.store.End(ctx, a.Assignment, pipefill.OutcomeLost, err.Error(), 0, "", c.now().UnixMilli())
-}
-
-// schedule gives free slots to waiting jobs.
-func (c *Controller) schedule(ctx context.Context, view reconcile.View) error {
-	live, err := c.store.Live(ctx)
-	if err != nil {
-		return err
-	}
-	all := FreeSlots(view, nil)
-	c.mu.Lock()
-	c.slots = all
-	c.mu.Unlock()
-	slots := FreeSlots(view, live)
-	if len(slots) == 0 {
-		return nil
-	}
-	waiting, err := c.waiting(ctx, view, live)
-	if err != nil {
-		return err
-	}
-	for _, pair := range c.pairs(waiting, slots, live) {
-		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli())
-		if err != nil {
-			return err
-		}
-		c.log.InfoContext(ctx, "slot reserved", "fill_job_id", pair.Job.JobID, "assignment", id, "node", pair.Slot.Node, "device", pair.Slot.Device)
-	}
-	return nil
-}
-
-// waiting lists the jobs that are held in Slurm and have no assignment.
-func (c *Controller) waiting(ctx context.Context, view reconcile.View, live []store.Assignment) ([]store.FillJob, error) {
-	open, err := c.store.OpenJobs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if c.now().Sub(c.expectedAt) > expectationsEvery {
-		if c.expectations, err = c.store.Expectations(ctx); err != nil {
-			return nil, err
-		}
-		c.expectedAt = c.now()
-	}
-	assigned := map[int64]bool{}
-	for _, a := range live {
-		assigned[a.FillJobID] = true
-	}
-	waiting := slices.DeleteFunc(open, func(j store.FillJob) bool {
-		job, known := view.Slurm[j.JobID]
-		return assigned[j.ID] || !known || !job.Pending() || job.Restarts != j.Restarts
-	})
-	for i, j := range waiting {
-		waiting[i].ExpectMs = c.expectations[[2]string{j.User, j.Name}]
-	}
-	return waiting, nil
-}
-
-// FreeSlots lists the devices of running main jobs that may be filled and have
-// no live assignment. Nodes that do not report, and nodes that a main job waits
-// for, have none.
-func FreeSlots(view reconcile.View, live []store.Assignment) []schedule.Slot {
-	type place struct {
-		node   string
-		device pipefill.DeviceID
-	}
-	taken := map[place]bool{}
-	for _, a := range live {
-		taken[place{a.Node, a.Device}] = true
-	}
-	var slots []schedule.Slot
-	for name, n := range view.Nodes {
-		if view.NowMs-n.SeenMs > view.NodeLostMs || view.Vacate[name] {
-			continue
-		}
-		for _, m := range n.Mains {
-			if !m.Enabled || taken[place{name, m.Device}] {
-				continue
-			}
-			slot := schedule.Slot{
-				Node: name, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, n.Devices), Launches: m.Launches,
-			}
-			describe(&slot, m.Cycle)
-			slots = append(slots, slot)
-		}
-	}
-	return slots
-}
-
-// freeBytes is the most that a fill job can have in any bubble; where the main
-// job does not say, all that the device has.
-func freeBytes(m api.MainDevice, devices []api.NodeDevice) int64 {
-	free := m.Cycle.AlwaysFreeBytes
-	for _, b := range m.Cycle.Bubbles {
-		free = max(free, b.FreeBytes)
-	}
-	if i := slices.IndexFunc(devices, func(d api.NodeDevice) bool { return d.Device == m.Device }); free == 0 && i >= 0 {
-		free = devices[i].TotalBytes
-	}
-	return free
 }
 
 // Kick asks for a round now.

@@ -3,35 +3,430 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"pipefill"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
 
-// mirror writes what Slurm says of the fill partitions' jobs that matter:
-// those not ended, and those that ended while we know them.
-func (c *Controller) mirror(ctx context.Context, jobs []slurm.Job) error {
-	open, err := c.store.OpenJobs(ctx)
+// How Slurm is asked.
+const (
+	// A listing takes at most a quarter of the time: on 22.05 one of 100,000 jobs
+	// keeps slurmrestd busy for more than half a minute.
+	listRest = 3
+	listRare = 5 * time.Minute
+	// Where the release lists states cheaply, whole listings only tell what states
+	// do not show: holds, pins and limits changed by other hands.
+	listBesideStates = time.Minute
+	listStatesRest   = 20
+	// readMost bounds the jobs that are read one by one in a poll, and readAtOnce
+	// those at a time; with more, a listing is cheaper.
+	readMost   = 64
+	readAtOnce = 4
+	// infoEvery is how often nodes and partitions are asked for.
+	infoEvery = 30 * time.Second
+)
+
+// mirror is what Slurm last said, job by job, and what is due to be asked. Its
+// mutex also guards what the loop decides from it.
+type mirror struct {
+	mu     sync.Mutex
+	jobs   map[int64]*word
+	arrays map[int64]slurm.Array // by the record's number
+	main   []slurm.Job           // pending main jobs
+	states map[string]string
+	nodes  map[string]slurm.Node
+	closed map[string]string // fill partitions that start nothing, and why
+
+	complete bool // all jobs were listed since the start
+	asks     int64
+	touched  map[int64]int64 // job -> number of the ask after which we changed or read it
+	unsaved  map[int64]bool  // seen, and not yet in the store
+	read     map[int64]bool  // to be read one by one
+
+	listed   time.Time // when the last listing began
+	nextList time.Time
+	nextInfo time.Time
+}
+
+// word is what Slurm says of a job, and in which ask it said it.
+type word struct {
+	slurm.Job
+	ask int64
+}
+
+func newMirror() *mirror {
+	return &mirror{
+		jobs: map[int64]*word{}, arrays: map[int64]slurm.Array{}, nodes: map[string]slurm.Node{}, closed: map[string]string{},
+		touched: map[int64]int64{}, unsaved: map[int64]bool{}, read: map[int64]bool{},
+	}
+}
+
+// poll asks Slurm what is due and takes it in. It is the one place that lists.
+func (c *Controller) poll(ctx context.Context) error {
+	m := c.mirror
+	m.mu.Lock()
+	m.asks++
+	ask := m.asks
+	m.mu.Unlock()
+	err := c.pollJobs(ctx, ask)
+	c.fault("slurm", err)
 	if err != nil {
 		return err
 	}
-	known := map[int64]bool{}
-	for _, j := range open {
-		known[j.JobID] = true
-	}
-	var seen []store.FillJob
-	for _, j := range jobs {
-		if !j.Ended() || known[j.ID] {
-			seen = append(seen, fillJob(c.cfg.Cluster, j))
+	c.splitArrays(ctx)
+	c.pollInfo(ctx)
+	return nil
+}
+
+// pollJobs looks for changes: by states where the release has them, else by a
+// listing that Slurm cuts short where nothing has changed.
+func (c *Controller) pollJobs(ctx context.Context, ask int64) error {
+	m := c.mirror
+	now := c.now()
+	m.mu.Lock()
+	due, complete := !now.Before(m.nextList), m.complete
+	m.mu.Unlock()
+	rest, least := time.Duration(listRest), time.Duration(0)
+	if complete {
+		states, ok, err := c.slurm.States(ctx)
+		if err != nil {
+			return err
+		}
+		if ok {
+			rest, least = listStatesRest, listBesideStates
+			due = c.compareStates(states) || due
 		}
 	}
+	if !due {
+		return nil
+	}
+	return c.list(ctx, ask, rest, least)
+}
+
+// compareStates notes whom to read; it tells whether they are so many that a
+// listing is cheaper.
+func (c *Controller) compareStates(states map[string]string) bool {
+	m := c.mirror
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := map[int64]bool{}
+	note := func(name string) {
+		if id, ok := slurm.NumberOf(name); ok {
+			changed[id] = true
+		}
+	}
+	for name, state := range states {
+		if m.states[name] != state {
+			note(name)
+		}
+	}
+	for name := range m.states {
+		if _, still := states[name]; !still {
+			note(name)
+		}
+	}
+	first := m.states == nil
+	m.states = states
+	if first {
+		return false // a listing has just come
+	}
+	if len(changed) > readMost {
+		return true
+	}
+	maps.Copy(m.read, changed)
+	return false
+}
+
+// list lists all jobs, or learns that nothing has changed.
+func (c *Controller) list(ctx context.Context, ask int64, rest, least time.Duration) error {
+	m := c.mirror
+	begin := c.now()
+	m.mu.Lock()
+	since := m.listed
+	if !m.complete {
+		since = time.Time{}
+	}
+	m.mu.Unlock()
+	listing, err := c.slurm.List(ctx, c.cfg.Partitions, since)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	end := c.now()
+	m.listed, m.nextList = begin, end.Add(least)
+	if listing.Same {
+		for id, at := range m.touched {
+			if w := m.jobs[id]; w != nil && at < ask {
+				w.ask = ask // what we did changed nothing
+			}
+		}
+		return nil
+	}
+	// A listing that took less than the poll is always due again.
+	if took := end.Sub(begin); took*rest > c.cfg.Poll() {
+		m.nextList = end.Add(max(min(took*rest, listRare), least))
+	}
+	c.takeListing(listing, ask)
+	m.complete = true
+	return nil
+}
+
+// takeListing compares a listing with what was known. What we changed or read
+// since it began is newer than it.
+func (c *Controller) takeListing(l slurm.Listing, ask int64) {
+	m := c.mirror
+	for i := range l.Jobs {
+		c.takeJob(&l.Jobs[i], ask)
+	}
+	clear(m.arrays)
+	for _, a := range l.Arrays {
+		m.arrays[a.ID] = a
+	}
+	m.main = l.Main
+	var gone []int64
+	for id, w := range m.jobs {
+		if w.ask < ask && m.touched[id] < ask {
+			gone = append(gone, id)
+		}
+	}
+	for _, id := range gone {
+		delete(m.jobs, id)
+		c.dirty.add(id)
+	}
+	// An open job that is not in the listing may have been moved out of the
+	// partitions: Slurm is asked for it by its number, unless they are many.
+	for _, id := range c.store.OpenNumbers(c.cfg.Cluster) {
+		if m.jobs[id] == nil && m.touched[id] < ask {
+			c.dirty.add(id)
+			if len(gone) > 0 && len(gone) <= readMost || !m.complete {
+				m.read[id] = true
+			}
+		}
+	}
+	for id, at := range m.touched {
+		if at < ask {
+			delete(m.touched, id)
+		}
+	}
+}
+
+// takeJob takes in what Slurm says of a job.
+func (c *Controller) takeJob(j *slurm.Job, ask int64) {
+	m := c.mirror
+	old := m.jobs[j.ID]
+	if m.touched[j.ID] >= ask {
+		if old != nil {
+			old.ask = ask
+		}
+		return
+	}
+	if old == nil && j.Ended() && c.store.Open(c.cfg.Cluster, j.ID) == nil {
+		return // ended before we knew it
+	}
+	if old != nil && old.Job == *j {
+		old.ask = ask
+		return
+	}
+	m.jobs[j.ID] = &word{Job: *j, ask: ask}
+	m.unsaved[j.ID] = true
+	c.dirty.add(j.ID)
+}
+
+// readJobs asks for the jobs that are to be read one by one.
+func (c *Controller) readJobs(ctx context.Context) {
+	m := c.mirror
+	m.mu.Lock()
+	var ids []int64
+	for id := range m.read {
+		if len(ids) == readMost {
+			break
+		}
+		ids = append(ids, id)
+		delete(m.read, id)
+	}
+	m.mu.Unlock()
+	slices.Sort(ids)
+	c.each(len(ids), readAtOnce, func(i int) { c.readJob(ctx, ids[i]) })
+}
+
+// readJob reads a job, or all tasks of an array, as of now. It tells whether
+// Slurm answered.
+func (c *Controller) readJob(ctx context.Context, id int64) bool {
+	m := c.mirror
+	m.mu.Lock()
+	m.asks++ // newer than any listing under way
+	ask := m.asks
+	m.mu.Unlock()
+	listing, err := c.slurm.Read(ctx, id)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case pipefill.ErrorCode(err) == pipefill.CodeNotFound:
+		delete(m.arrays, id)
+		if m.touched[id] <= ask {
+			delete(m.jobs, id)
+			m.touched[id] = ask
+			c.dirty.add(id)
+		}
+		return true
+	case err != nil:
+		c.log.DebugContext(ctx, "job not read, it is asked for again", "job_id", id, "err", err)
+		m.read[id] = true
+		return false
+	}
+	delete(m.arrays, id)
+	for _, a := range listing.Arrays {
+		if a.InPartition(c.cfg.Partitions) {
+			m.arrays[a.ID] = a
+		}
+	}
+	for i := range listing.Jobs {
+		j := &listing.Jobs[i]
+		if j.InPartition(c.cfg.Partitions) || c.store.Open(c.cfg.Cluster, j.ID) != nil {
+			c.takeJob(j, ask)
+			m.touched[j.ID] = max(m.touched[j.ID], ask)
+		}
+	}
+	return true
+}
+
+// touch notes that we have changed a job: what was asked before is of no more
+// use, and it is not acted on again before Slurm was asked anew.
+func (m *mirror) touch(id int64, now time.Time, poll time.Duration) {
+	m.asks++
+	m.touched[id] = m.asks
+	if m.nextList.After(now.Add(poll)) {
+		m.read[id] = true
+	}
+}
+
+// stale tells whether a job was changed after Slurm was last asked about it.
+func (m *mirror) stale(id int64) bool {
+	at, ok := m.touched[id]
+	if !ok {
+		return false
+	}
+	w := m.jobs[id]
+	return w != nil && w.ask < at || w == nil && m.read[id]
+}
+
+// splitAhead is how many tasks of an array wait with records of their own at
+// least: each is a job that can be assigned.
+const splitAhead = 4
+
+// splitArrays gives the next tasks of arrays records of their own, as many as
+// there are slots for and as the array's own limit lets run.
+func (c *Controller) splitArrays(ctx context.Context) {
+	m := c.mirror
+	m.mu.Lock()
+	waiting, running := map[int64]int{}, map[int64]int{}
+	if len(m.arrays) > 0 {
+		for _, w := range m.jobs {
+			switch {
+			case w.ArrayID != 0 && w.Pending():
+				waiting[w.ArrayID]++
+			case w.ArrayID != 0 && w.Running():
+				running[w.ArrayID]++
+			}
+		}
+	}
+	arrays := slices.Collect(maps.Values(m.arrays))
+	ahead := min(max(splitAhead, c.freeSlots), readMost)
+	m.mu.Unlock()
+	for _, a := range arrays {
+		count := ahead - waiting[a.ArrayID]
+		if a.ArrayMax > 0 {
+			count = min(count, int(a.ArrayMax)-waiting[a.ArrayID]-running[a.ArrayID])
+		}
+		if a.Held && count <= 0 {
+			continue
+		}
+		if err := c.slurm.Split(ctx, a, max(count, 0)); err != nil {
+			c.log.WarnContext(ctx, "cannot split tasks off an array", "job_id", a.ID, "err", err)
+			continue
+		}
+		c.readJob(ctx, a.ArrayID)
+	}
+}
+
+// pollInfo asks for nodes and partitions now and then, and for nodes always
+// where a main job waits for memory.
+func (c *Controller) pollInfo(ctx context.Context) {
+	m := c.mirror
+	now := c.now()
+	m.mu.Lock()
+	due := !now.Before(m.nextInfo)
+	hungry := slices.ContainsFunc(m.main, func(j slurm.Job) bool { return j.Reason == "Resources" })
+	m.mu.Unlock()
+	if !due && !hungry {
+		return
+	}
+	nodes, err := c.slurm.Nodes(ctx)
+	if err != nil {
+		c.log.DebugContext(ctx, "nodes not listed", "err", err)
+		return
+	}
+	var partitions []slurm.Partition
+	if due {
+		if partitions, err = c.slurm.Partitions(ctx); err != nil {
+			c.log.DebugContext(ctx, "partitions not listed", "err", err)
+			return
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.nodes)
+	for _, n := range nodes {
+		m.nodes[n.Name] = n
+	}
+	if !due {
+		return
+	}
+	m.nextInfo = now.Add(infoEvery)
+	clear(m.closed)
+	for _, p := range partitions {
+		if slices.Contains(c.cfg.Partitions, p.Name) && !p.Up {
+			m.closed[p.Name] = "partition " + p.Name + " is " + p.State
+		}
+	}
+}
+
+// save writes what was seen of the jobs that matter: those not ended, and those
+// that ended while we know them.
+func (c *Controller) save(ctx context.Context) error {
+	m := c.mirror
+	m.mu.Lock()
+	var seen []store.FillJob
+	for _, id := range slices.Sorted(maps.Keys(m.unsaved)) {
+		w := m.jobs[id]
+		if w == nil || w.Ended() && c.store.Open(c.cfg.Cluster, id) == nil || !w.InPartition(c.cfg.Partitions) {
+			delete(m.unsaved, id)
+			continue
+		}
+		seen = append(seen, fillJob(c.cfg.Cluster, w.Job))
+	}
+	m.mu.Unlock()
 	if len(seen) == 0 {
 		return nil
 	}
-	return c.store.SeeJobs(ctx, c.now().UnixMilli(), seen)
+	if err := c.store.SeeJobs(ctx, c.now().UnixMilli(), seen); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, j := range seen {
+		if w := m.jobs[j.JobID]; w != nil && w.SubmitMs == j.SubmitMs && w.Restarts == j.Restarts {
+			delete(m.unsaved, j.JobID)
+		}
+	}
+	return nil
 }
 
 // fillJob turns Slurm's word into a row.

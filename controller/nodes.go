@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -10,80 +9,76 @@ import (
 	"pipefill"
 	"pipefill/api"
 	"pipefill/controller/reconcile"
+	"pipefill/controller/schedule"
 	"pipefill/controller/store"
 )
-
-// totalsEvery bounds how often a main device's totals are written to disk.
-const totalsEvery = 5 * time.Second
 
 // node is what a node last said and what it is to hold.
 type node struct {
 	said   api.NodeSync
+	view   reconcile.Node  // of said
+	slots  []schedule.Slot // of said
 	seenMs int64
-	saved  time.Time // when its totals were last written
 	orders []pipefill.Assignment
 	serial int64
-	digest string // of orders, to see a change
+	news   chan struct{} // closed and made anew when its orders change
 }
 
-// heard copies what the nodes said, for a decision.
+// heard is what the nodes said, for a decision.
 func (c *Controller) heard() map[string]reconcile.Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make(map[string]reconcile.Node, len(c.nodes))
 	for name, n := range c.nodes {
-		view := reconcile.Node{SeenMs: n.seenMs, Mains: n.said.Mains, Devices: n.said.Devices, Assignments: map[int64]api.NodeAssignment{}}
-		for _, a := range n.said.Assignments {
-			view.Assignments[a.ID] = a
-		}
-		out[name] = view
+		out[name] = n.view
 	}
 	return out
 }
 
-// tell works out what each node is to hold, and wakes the syncs that wait.
-func (c *Controller) tell(ctx context.Context) error {
-	live, err := c.store.Live(ctx)
-	if err != nil {
-		return err
+// viewOf is a node's word, as decisions need it.
+func viewOf(s *api.NodeSync, seenMs int64) reconcile.Node {
+	view := reconcile.Node{SeenMs: seenMs, Mains: s.Mains, Devices: s.Devices, Assignments: make(map[int64]api.NodeAssignment, len(s.Assignments))}
+	for _, a := range s.Assignments {
+		view.Assignments[a.ID] = a
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	changed := false
-	for name, n := range c.nodes {
-		changed = n.order(ordersOf(name, live)) || changed
-	}
-	if changed {
-		close(c.news)
-		c.news = make(chan struct{})
-	}
-	return nil
+	return view
 }
 
-func ordersOf(name string, live []store.Assignment) []pipefill.Assignment {
-	orders := []pipefill.Assignment{}
-	for _, a := range live {
-		if a.Node == name {
-			orders = append(orders, a.Assignment)
+// tell works out what nodes are to hold, and wakes their syncs where that has
+// changed.
+func (c *Controller) tell(names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range names {
+		if n := c.nodes[name]; n != nil {
+			n.order(c.ordersOf(name))
 		}
+	}
+}
+
+func (c *Controller) ordersOf(name string) []pipefill.Assignment {
+	live := c.store.LiveOn(name)
+	orders := make([]pipefill.Assignment, len(live))
+	for i, a := range live {
+		orders[i] = a.Assignment
 	}
 	return orders
 }
 
-// order replaces a node's orders and tells whether they differ in what matters
-// to the node; the state is the node's own to tell.
-func (n *node) order(orders []pipefill.Assignment) bool {
-	plain := slices.Clone(orders)
-	for i := range plain {
-		plain[i].State = ""
+// order replaces a node's orders; it has news where they differ in what matters
+// to the node: the state is the node's own to tell.
+func (n *node) order(orders []pipefill.Assignment) {
+	same := slices.EqualFunc(n.orders, orders, func(a, b pipefill.Assignment) bool {
+		a.State, b.State = "", ""
+		return a == b
+	})
+	if same {
+		return
 	}
-	digest, err := json.Marshal(plain)
-	if err != nil || string(digest) == n.digest {
-		return false
-	}
-	n.orders, n.digest = orders, string(digest)
+	n.orders = orders
 	n.serial++
-	return true
+	close(n.news)
+	n.news = make(chan struct{})
 }
 
 // Sync takes in a node's state and answers with its orders, at once if there is
@@ -96,7 +91,7 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	if err != nil {
 		return api.NodeOrders{}, err
 	}
-	if err := c.hear(ctx, state); err != nil {
+	if err := c.hear(state); err != nil {
 		return api.NodeOrders{}, err
 	}
 	forget, err := c.forget(ctx, state)
@@ -123,8 +118,10 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 }
 
 // hear remembers a node's state; the loop looks at once where it is news.
-func (c *Controller) hear(ctx context.Context, state api.NodeSync) error {
+func (c *Controller) hear(state api.NodeSync) error {
 	now := c.now()
+	state.Usage = nil
+	view, slots := viewOf(&state, now.UnixMilli()), slotsOf(&state)
 	c.mu.Lock()
 	n, known := c.nodes[state.Node]
 	if known && state.Run == n.said.Run && state.Seq < n.said.Seq {
@@ -132,31 +129,51 @@ func (c *Controller) hear(ctx context.Context, state api.NodeSync) error {
 		return pipefill.Errorf(pipefill.CodeConflict, "sync %d of node %s came after sync %d: it is not heard", state.Seq, state.Node, n.said.Seq)
 	}
 	if !known {
-		n = &node{orders: []pipefill.Assignment{}, serial: now.UnixMilli()}
+		n = &node{orders: c.ordersOf(state.Node), serial: now.UnixMilli(), news: make(chan struct{})}
 		c.nodes[state.Node] = n
 	}
 	news := !known || state.WantsJob != nil || !sameNews(n.said, state)
-	ended := mainsThatLeft(n.said, state)
-	save := news || now.Sub(n.saved) > totalsEvery
-	state.Usage = nil
-	n.said, n.seenMs = state, now.UnixMilli()
-	if save {
-		n.saved = now
+	if left := mainsThatLeft(n.said, state); len(left) > 0 {
+		c.left = append(c.left, store.NodeMains{Node: state.Node, Run: n.said.Run, Mains: left})
 	}
+	n.said, n.seenMs, n.view, n.slots = state, now.UnixMilli(), view, slots
 	c.mu.Unlock()
-	if !known {
-		if err := c.tell(ctx); err != nil {
-			return err
-		}
-	}
-	if news {
-		c.Kick()
-	}
-	if !save {
+	if !news {
 		return nil
 	}
-	mains := append(slices.Clone(state.Mains), ended...)
-	return c.store.SeeMains(ctx, state.Node, state.Run, mains, c.owners(mains), now.UnixMilli())
+	for _, a := range c.store.LiveOn(state.Node) {
+		c.dirty.add(a.Job.JobID)
+	}
+	c.Kick()
+	return nil
+}
+
+// saveTotals writes what main jobs' devices have done, of all nodes together:
+// now and then, and at once where one has left.
+func (c *Controller) saveTotals(ctx context.Context) error {
+	now := c.now()
+	c.mu.Lock()
+	totals := c.left
+	c.left = nil
+	if len(totals) == 0 && now.Sub(c.savedAt) < totalsEvery {
+		c.mu.Unlock()
+		return nil
+	}
+	left := len(totals)
+	for name, n := range c.nodes {
+		if n.seenMs >= c.savedAt.UnixMilli() && len(n.said.Mains) > 0 {
+			totals = append(totals, store.NodeMains{Node: name, Run: n.said.Run, Mains: n.said.Mains})
+		}
+	}
+	c.mu.Unlock()
+	if err := c.store.SeeMains(ctx, totals, c.owners(totals), now.UnixMilli()); err != nil {
+		c.mu.Lock()
+		c.left = append(c.left, totals[:left]...)
+		c.mu.Unlock()
+		return err
+	}
+	c.savedAt = now
+	return nil
 }
 
 // sameNews tells whether nothing changed that a decision rests on.
@@ -225,5 +242,5 @@ func (c *Controller) orders(state api.NodeSync) (api.NodeOrders, <-chan struct{}
 	if want := state.WantsJob; want != nil && !slices.ContainsFunc(n.orders, func(a pipefill.Assignment) bool { return a.Job.JobID == want.JobID }) {
 		orders.Refused = want
 	}
-	return orders, c.news
+	return orders, n.news
 }

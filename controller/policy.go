@@ -74,31 +74,8 @@ func (c *Controller) onHangup(ctx context.Context) {
 
 // vetoed keeps a job off the nodes that it just failed on.
 func (c *Controller) vetoed(j *store.FillJob, s *schedule.Slot) bool {
-	_, avoid := c.avoid[avoided{j.JobID, s.Node}]
+	_, avoid := c.dispatcher.avoid[avoided{j.JobID, s.Node}]
 	return avoid
-}
-
-// pairs schedules, leaving out the pairs of job and node that just failed.
-func (c *Controller) pairs(jobs []store.FillJob, slots []schedule.Slot, live []store.Assignment) []schedule.Pair {
-	now := c.now()
-	for key, until := range c.avoid {
-		if now.After(until) {
-			delete(c.avoid, key)
-		}
-	}
-	c.mu.Lock()
-	policy := c.policy
-	c.mu.Unlock()
-	c.scheduler.SetPolicy(policy)
-	c.scheduler.Sync(jobs)
-	busy := make([]schedule.Busy, len(live))
-	for i, a := range live {
-		busy[i] = schedule.Busy{Slot: schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}, User: a.User, Account: a.Account}
-	}
-	c.scheduler.SetBusy(busy)
-	pairs := c.scheduler.Assign(now.UnixMilli(), slots)
-	c.faultText("policy", c.scheduler.Fault())
-	return pairs
 }
 
 // faultText is fault for what is no error.

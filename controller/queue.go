@@ -44,18 +44,10 @@ func (c *Controller) Queue(ctx context.Context, userName string) ([]api.FillJob,
 	if err != nil {
 		return nil, err
 	}
-	live, err := c.store.Live(ctx)
-	if err != nil {
-		return nil, err
-	}
-	byJob := map[int64]store.Assignment{}
-	for _, a := range live {
-		byJob[a.FillJobID] = a
-	}
 	slots := c.knownSlots()
 	rows := []api.FillJob{}
 	for _, j := range jobs {
-		rows = append(rows, row(j, byJob, slots))
+		rows = append(rows, c.row(j, slots))
 	}
 	return rows, nil
 }
@@ -67,16 +59,23 @@ func (c *Controller) knownSlots() []schedule.Slot {
 	return c.slots
 }
 
-func row(j store.FillJob, live map[int64]store.Assignment, slots []schedule.Slot) api.FillJob {
+// whyLater tells why a job does not wait for a slot yet, "" if it does.
+func (c *Controller) whyLater(number int64) string {
+	c.mirror.mu.Lock()
+	defer c.mirror.mu.Unlock()
+	return c.later[number]
+}
+
+func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 	out := api.FillJob{
 		JobID: j.JobID, ArrayTask: j.ArrayTask, Name: j.Name, User: j.User, Account: j.Account, Partition: j.Partition,
 		State: "queued", Reason: j.Reason, Priority: j.Priority, SubmitMs: j.FirstMs, LimitMs: j.LimitMs, DeviceMs: j.DeviceMs, Attempts: j.Attempts,
 	}
-	a, assigned := live[j.ID]
+	a := c.store.LiveOf(j.ID)
 	switch {
 	case j.Outcome != "":
 		out.State = string(j.Outcome)
-	case assigned:
+	case a != nil:
 		out.State, out.Node, out.Device, out.Assignment = string(a.State), a.Node, a.Device, a.ID
 	case j.UserHeld:
 		out.State, out.Reason = "held", "held by a person; pipefill-cli release lets it go"
@@ -85,7 +84,9 @@ func row(j store.FillJob, live map[int64]store.Assignment, slots []schedule.Slot
 	case j.Attempts > 0 && !j.Requeue:
 		out.State, out.Reason = "held", "was started once and may not be restarted (--no-requeue)"
 	default:
-		out.Reason = schedule.Why(j, slots)
+		if out.Reason = c.whyLater(j.JobID); out.Reason == "" {
+			out.Reason = schedule.Why(j, slots)
+		}
 	}
 	return out
 }
@@ -111,16 +112,7 @@ func (s *Server) job(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	live, err := s.controller.store.Live(r.Context())
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	byJob := map[int64]store.Assignment{}
-	for _, a := range live {
-		byJob[a.FillJobID] = a
-	}
-	s.answer(w, r, http.StatusOK, row(job, byJob, s.controller.knownSlots()))
+	s.answer(w, r, http.StatusOK, s.controller.row(job, s.controller.knownSlots()))
 }
 
 // act holds, releases, cancels or orders one of the caller's jobs.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"pipefill"
-	"pipefill/api"
 	"pipefill/controller/account"
 	"pipefill/controller/store"
 )
@@ -44,22 +43,27 @@ func (c *Config) zone() (*time.Location, error) {
 
 // owners are the names of main jobs' users; a uid without a name is written in
 // digits.
-func (c *Controller) owners(mains []api.MainDevice) map[uint32]string {
+func (c *Controller) owners(nodes []store.NodeMains) map[uint32]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := map[uint32]string{}
-	for _, m := range mains {
-		name, known := c.names[m.UID]
-		if !known {
-			var err error
-			if name, err = userName(m.UID); err != nil {
-				name = strconv.FormatUint(uint64(m.UID), 10)
+	for _, n := range nodes {
+		for _, m := range n.Mains {
+			if _, known := c.names[m.UID]; !known {
+				c.names[m.UID] = nameOf(m.UID)
 			}
-			c.names[m.UID] = name
+			out[m.UID] = c.names[m.UID]
 		}
-		out[m.UID] = name
 	}
 	return out
+}
+
+func nameOf(uid uint32) string {
+	name, err := userName(uid)
+	if err != nil {
+		return strconv.FormatUint(uint64(uid), 10)
+	}
+	return name
 }
 
 // hoursFrom is since when hours are kept.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"pipefill"
 	"pipefill/api"
 	"pipefill/controller/slurm"
@@ -107,6 +109,8 @@ func (w *world) boot() {
 	cfg := defaultConfig()
 	cfg.Cluster = "test"
 	w.ctl = New(cfg, st, w, log, func() time.Time { return time.UnixMilli(w.ms()) })
+	w.ctl.dispatcher.inline = true
+	w.ctl.dispatcher.rate.SetLimit(rate.Inf)
 }
 
 func (w *world) onWrite(doing string, _ bool) error {
@@ -139,19 +143,36 @@ func (w *world) call() (works bool, err error) {
 	return true, nil
 }
 
-func (w *world) Jobs(context.Context, []string) ([]slurm.Job, error) {
+func (w *world) List(context.Context, []string, time.Time) (slurm.Listing, error) {
 	works, err := w.call()
 	if !works || err != nil {
-		return nil, errors.Join(err, w.alive())
+		return slurm.Listing{}, errors.Join(err, w.alive())
 	}
-	var out []slurm.Job
+	var l slurm.Listing
 	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
-		out = append(out, w.jobs[id].Job)
+		l.Jobs = append(l.Jobs, w.jobs[id].Job)
 	}
-	return out, nil
+	return l, nil
 }
 
-func (w *world) PendingMain(context.Context, []string) ([]slurm.Job, error) { return nil, w.alive() }
+func (w *world) States(context.Context) (map[string]string, bool, error) {
+	return nil, false, w.alive()
+}
+
+func (w *world) Read(_ context.Context, id int64) (slurm.Listing, error) {
+	works, err := w.call()
+	switch {
+	case !works || err != nil:
+		return slurm.Listing{}, errors.Join(err, w.alive())
+	case w.jobs[id] == nil:
+		return slurm.Listing{}, pipefill.Errorf(pipefill.CodeNotFound, "no job %d", id)
+	}
+	return slurm.Listing{Jobs: []slurm.Job{w.jobs[id].Job}}, nil
+}
+
+func (w *world) Partitions(context.Context) ([]slurm.Partition, error) { return nil, w.alive() }
+
+func (w *world) Split(context.Context, slurm.Array, int) error { return w.alive() }
 
 func (w *world) Nodes(context.Context) ([]slurm.Node, error) { return nil, w.alive() }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"pipefill"
 	"pipefill/api"
@@ -22,6 +23,9 @@ const (
 	// releasedMs: Slurm starts a released job within a second or two, unless
 	// something else took the node's memory.
 	releasedMs = 60_000
+	// reasonMs: Slurm's reason is that of its last look, which the release may have
+	// come after.
+	reasonMs = 5_000
 	// attachMs: the plugin asks for 10 s, and the node's word takes another.
 	attachMs = 15_000
 	// nodeWordMs: a node's account of an end comes with its next sync; Slurm's
@@ -44,8 +48,9 @@ type Node struct {
 // View is everything a decision rests on.
 type View struct {
 	NowMs      int64
-	NodeLostMs int64 // a node silent for longer is lost
-	MaxMin     int64 // wall-clock limit that no job is stretched past, in minutes; 0: none
+	NodeLostMs int64    // a node silent for longer is lost
+	MaxMin     int64    // wall-clock limit that no job is stretched past, in minutes; 0: none
+	Partitions []string // the fill partitions; none: not looked at
 	Live       []store.Assignment
 	Jobs       []store.FillJob     // open
 	Slurm      map[int64]slurm.Job // of the fill partitions, by job number
@@ -84,6 +89,7 @@ type Action struct {
 	ExitCode   int
 	Minutes    int64 // Extend: the new limit
 	Avoid      bool  // End: the job keeps off Node for a while
+	Wait       bool  // End: the job keeps off all nodes for a while
 }
 
 // Decide returns what to do.
@@ -262,7 +268,9 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 	case a.State == pipefill.AssignmentReserved:
 		return nil // the node is being told
 	case v.NowMs-a.ReleasedMs > releasedMs:
-		return withdraw(pipefill.OutcomeLost, "Slurm did not start it: "+job.Reason)
+		return marked(withdraw(pipefill.OutcomeLost, "Slurm did not start it: "+job.Reason), a.Node, avoid)
+	case v.NowMs-a.ReleasedMs > reasonMs && !job.Held && whyNot(job.Reason) != "":
+		return marked(withdraw(pipefill.OutcomeLost, "Slurm does not start it: "+job.Reason), a.Node, whyNot(job.Reason))
 	case job.Held || job.PinnedNode != a.Node || job.Restarts > 0 && job.EligibleMs > v.NowMs+1000:
 		// A start time given while the attempt before completes does not stick:
 		// Slurm then puts the job off for two minutes.
@@ -285,10 +293,35 @@ func (v View) forgot(a store.Assignment, job slurm.Job, said api.NodeAssignment)
 	case started(said.State) && !v.lost(a.Node):
 		return nil
 	}
-	actions := v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true)
+	return marked(v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true), a.Node, avoid)
+}
+
+// What a job that did not start keeps off.
+const (
+	avoid = "node" // the one it was sent to
+	wait  = "all"  // every node: another would do no better
+)
+
+func marked(actions []Action, node, off string) []Action {
 	last := &actions[len(actions)-1]
-	last.Avoid, last.Node = true, a.Node
+	last.Node, last.Avoid, last.Wait = node, off == avoid, off == wait
 	return actions
+}
+
+// whyNot tells from Slurm's reason whether waiting for it to start the job is in
+// vain, and whether that is the node's doing; "" where it may still start.
+func whyNot(reason string) string {
+	for _, node := range [...]string{"ReqNodeNotAvail", "NodeDown", "Reservation", "BadConstraints"} {
+		if strings.HasPrefix(reason, node) {
+			return avoid
+		}
+	}
+	for _, limit := range [...]string{"Assoc", "QOS", "Partition", "JobArrayTaskLimit", "Dependency", "Licenses", "Account", "InvalidAccount", "InvalidQOS"} {
+		if strings.HasPrefix(reason, limit) {
+			return wait
+		}
+	}
+	return ""
 }
 
 // hasMain tells whether the assignment's main job is still on its device.
@@ -352,8 +385,15 @@ func (v View) unassigned(j store.FillJob) []Action {
 	switch {
 	case !known:
 		return []Action{{Kind: EndJob, FillJobID: j.ID, JobID: j.JobID, Outcome: pipefill.OutcomeCancelled, Reason: "the job is gone from Slurm"}}
-	case job.UID != j.UID || job.Restarts != j.Restarts:
-		return nil // the mirror has not seen this attempt yet
+	case job.UID != j.UID:
+		return nil // the mirror has not seen this job yet
+	case len(v.Partitions) > 0 && !job.InPartition(v.Partitions):
+		return []Action{{
+			Kind: EndJob, FillJobID: j.ID, JobID: j.JobID, Outcome: pipefill.OutcomeCancelled,
+			Reason: "it was moved to partition " + job.Partition + ", and is no fill job any more",
+		}}
+	case job.Restarts != j.Restarts:
+		return nil // nor this attempt
 	case job.Ended() && j.Front && j.Requeue && outcomeOf(job) == pipefill.OutcomeFailed:
 		return []Action{{Kind: RequeueHold, JobID: j.JobID}} // was evicted, and killed before Slurm was asked
 	case job.Ended():

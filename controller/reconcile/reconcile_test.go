@@ -107,6 +107,9 @@ func inShort(a Action) string {
 		if a.Avoid {
 			text += ", avoid " + a.Node
 		}
+		if a.Wait {
+			text += ", wait"
+		}
 		return text
 	case EndJob:
 		return "end job " + string(a.Outcome)
@@ -155,6 +158,8 @@ func nodeEnded(outcome pipefill.Outcome, agoMs int64) func(*scene) {
 
 func startedAgo(agoMs int64) func(*scene) { return func(s *scene) { s.job.StartMs = nowMs - agoMs } }
 
+func because(reason string) func(*scene) { return func(s *scene) { s.job.Reason = reason } }
+
 type decision struct {
 	name  string
 	scene *scene
@@ -197,7 +202,13 @@ func TestDecide_OnTheWayToTheDevice(t *testing.T) {
 			s.a.Job.Restarts, s.job.Restarts, s.job.EligibleMs = 1, 1, nowMs+120*second
 		}), "pin to n0"},
 		{"its owner put it off", at(release, func(s *scene) { s.job.EligibleMs = nowMs + 120*second }), ""},
-		{"Slurm does not start it", at(release, releasedFor(releasedMs+1)), "hold; end lost, back"},
+		{"Slurm does not start it", at(release, releasedFor(releasedMs+1)), "hold; end lost, back, avoid n0"},
+		{"and may yet", at(release, releasedFor(reasonMs+1), because("Resources")), ""},
+		{"it may not have looked again", at(release, releasedFor(reasonMs), because("QOSMaxJobsPerUserLimit")), ""},
+		{"a limit of Slurm's", at(release, releasedFor(reasonMs+1), because("QOSMaxJobsPerUserLimit")), "hold; end lost, back, wait"},
+		{"its array's limit", at(release, releasedFor(reasonMs+1), because("JobArrayTaskLimit")), "hold; end lost, back, wait"},
+		{"the partition is down", at(release, releasedFor(reasonMs+1), because("PartitionDown")), "hold; end lost, back, wait"},
+		{"the node is drained", at(release, releasedFor(reasonMs+1), because("ReqNodeNotAvail, UnavailableNodes:n0")), "hold; end lost, back, avoid n0"},
 		{"Slurm's list is older than the requeue", at(release, func(s *scene) { s.a.Job.Restarts = 1 }), ""},
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -113,7 +114,7 @@ func job(id int, state string, more ...any) map[string]any {
 func TestClient_NegotiatesNewestFirstAndOnce(t *testing.T) {
 	f, c := newFake(t, "v0.0.38", job(1, "PENDING"))
 	for range 2 {
-		if _, err := c.Jobs(t.Context(), []string{"pipefill"}); err != nil {
+		if _, err := c.List(t.Context(), []string{"pipefill"}, time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -125,10 +126,10 @@ func TestClient_NegotiatesNewestFirstAndOnce(t *testing.T) {
 		t.Error(diff)
 	}
 	f.version = "v0.0.40" // slurmrestd was upgraded
-	if _, err := c.Jobs(t.Context(), nil); err == nil {
+	if _, err := c.List(t.Context(), nil, time.Time{}); err == nil {
 		t.Error("the old version still answers")
 	}
-	if _, err := c.Jobs(t.Context(), nil); err != nil {
+	if _, err := c.List(t.Context(), nil, time.Time{}); err != nil {
 		t.Errorf("after the upgrade: %v", err)
 	}
 }
@@ -169,9 +170,9 @@ func TestClient_ErrorsOfEveryForm(t *testing.T) {
 				}
 				return c.status, c.body
 			}
-			jobs, err := client.Jobs(t.Context(), nil)
+			l, err := client.List(t.Context(), nil, time.Time{})
 			if pipefill.ErrorCode(err) != c.code {
-				t.Errorf("code %q of %v, want %q (%d jobs)", pipefill.ErrorCode(err), err, c.code, len(jobs))
+				t.Errorf("code %q of %v, want %q (%d jobs)", pipefill.ErrorCode(err), err, c.code, len(l.Jobs))
 			}
 		})
 	}
@@ -227,18 +228,23 @@ func TestToken_RefusesWhatOthersMayRead(t *testing.T) {
 	}
 }
 
-func TestClient_JobsSplitsArraysAndHoldsTheReleased(t *testing.T) {
+func TestClient_SplitsArraysAndHoldsTheReleased(t *testing.T) {
 	f, c := newFake(t, "v0.0.38",
-		job(7, "PENDING", "array_job_id", 7, "array_task_string", "2-9%3"),
+		job(7, "PENDING", "array_job_id", 7, "array_task_string", "2-9%3", "array_max_tasks", 3),
 		job(8, "PENDING", "array_job_id", 7, "array_task_id", 1),
 		job(9, "PENDING", "array_job_id", 9, "array_task_string", "0-1", "priority", 5),
 		job(10, "PENDING", "array_job_id", 10, "array_task_string", "0-1", "partition", "main"))
-	jobs, err := c.Jobs(t.Context(), []string{"pipefill"})
+	l, err := c.List(t.Context(), []string{"pipefill"}, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(jobs) != 1 || jobs[0].ID != 8 {
-		t.Errorf("jobs %+v, want the split task only", jobs)
+	if len(l.Jobs) != 1 || l.Jobs[0].ID != 8 || len(l.Arrays) != 2 || len(l.Arrays[0].Tasks) != 8 || l.Arrays[0].ArrayMax != 3 {
+		t.Errorf("%+v, want the split task and two arrays", l)
+	}
+	for i, count := range []int{3, 9} {
+		if err := c.Split(t.Context(), l.Arrays[i], count); err != nil {
+			t.Error(err)
+		}
 	}
 	want := []string{"update JobId=7_2,7_3,7_4 Priority=0", "update JobId=9 Priority=0", "update JobId=9_0,9_1 Priority=0"}
 	if diff := cmp.Diff(want, f.calls()); diff != "" {
@@ -449,12 +455,82 @@ func TestClient_SetTimeLimitSpeaksTheVersionsNumbers(t *testing.T) {
 	}
 }
 
-func TestClient_PendingMainLeavesOutFillAndHeld(t *testing.T) {
+func TestClient_MainLeavesOutFillAndHeld(t *testing.T) {
 	_, c := newFake(t, "v0.0.38", job(1, "PENDING", "partition", "main", "priority", 3), job(2, "PENDING", "partition", "main"),
 		job(3, "RUNNING", "partition", "main", "priority", 3), job(4, "PENDING", "partition", "main,pipefill", "priority", 3),
 		job(5, "PENDING", "partition", "main", "priority", 3, "array_job_id", 5, "array_task_string", "1-2"))
-	jobs, err := c.PendingMain(t.Context(), []string{"pipefill"})
-	if err != nil || len(jobs) != 2 || jobs[0].ID != 1 || jobs[1].ID != 5 {
-		t.Errorf("%+v %v", jobs, err)
+	l, err := c.List(t.Context(), []string{"pipefill"}, time.Time{})
+	if err != nil || len(l.Main) != 2 || l.Main[0].ID != 1 || l.Main[1].ID != 5 {
+		t.Errorf("%+v %v", l, err)
+	}
+}
+
+func TestClient_ListAsksForChangesFirst(t *testing.T) {
+	f, c := newFake(t, "v0.0.38", job(1, "PENDING"))
+	asked := ""
+	f.fail = func(r *http.Request) (int, string) {
+		if asked = r.URL.Query().Get("update_time"); asked == "998" {
+			return http.StatusNotModified, ""
+		}
+		return 0, ""
+	}
+	l, err := c.List(t.Context(), nil, time.Unix(1000, 5))
+	if err != nil || !l.Same || len(l.Jobs) != 0 || asked != "998" {
+		t.Errorf("nothing new: %+v, %v, asked for %q", l, err, asked)
+	}
+	l, err = c.List(t.Context(), nil, time.Unix(1001, 0))
+	if err != nil || l.Same || len(l.Jobs) != 1 {
+		t.Errorf("something new: %+v, %v", l, err)
+	}
+	f.fail = func(*http.Request) (int, string) { return http.StatusNotModified, "" }
+	if _, err := c.List(t.Context(), nil, time.Time{}); pipefill.ErrorCode(err) != pipefill.CodeUnavailable {
+		t.Errorf("all was asked for, and %v", err)
+	}
+}
+
+func TestClient_States(t *testing.T) {
+	text, err := os.ReadFile("testdata/slurm-24.11.5/jobs-state.v0042.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, c := newFake(t, "v0.0.42")
+	f.fail = func(r *http.Request) (int, string) {
+		if strings.HasSuffix(r.URL.Path, "/jobs/state/") {
+			return 200, string(text)
+		}
+		return 0, ""
+	}
+	states, ok, err := c.States(t.Context())
+	if err != nil || !ok || len(states) != 12 || states["8"] != "RUNNING" || states["9_3"] != "PENDING" {
+		t.Errorf("%v %t %v", states, ok, err)
+	}
+	for name, want := range map[string]int64{"8": 8, "9_3": 9, "": 0, "x": 0, "-1": 0} {
+		if id, ok := NumberOf(name); ok != (want != 0) || ok && id != want {
+			t.Errorf("%q is of job %d, %t", name, id, ok)
+		}
+	}
+	_, old := newFake(t, "v0.0.38")
+	if _, ok, err := old.States(t.Context()); ok || err != nil {
+		t.Errorf("22.05 has no such list: %t %v", ok, err)
+	}
+}
+
+func TestClient_Partitions(t *testing.T) {
+	for version, file := range map[string]string{"v0.0.38": "slurm-22.05.8/partitions.v0038.json", "v0.0.42": "slurm-24.11.5/partitions.v0042.json"} {
+		text, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, c := newFake(t, version)
+		f.fail = func(r *http.Request) (int, string) {
+			if strings.HasSuffix(r.URL.Path, "/partitions") {
+				return 200, string(text)
+			}
+			return 0, ""
+		}
+		all, err := c.Partitions(t.Context())
+		if err != nil || len(all) != 2 || !all[0].Up || all[0].Name == "" {
+			t.Errorf("%s: %+v %v", version, all, err)
+		}
 	}
 }

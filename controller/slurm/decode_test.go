@@ -59,6 +59,8 @@ func TestDecode_GoldenAnswersOfEveryRelease(t *testing.T) {
 					nodes = append(nodes, r.node())
 				}
 				decoded = nodes
+			case strings.Contains(path, "/jobs-state."), strings.Contains(path, "/partitions."):
+				return // client_test.go
 			default:
 				decodeFile[json.RawMessage](t, path, "pings")
 				return

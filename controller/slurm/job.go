@@ -6,6 +6,7 @@ type Job struct {
 	ID        int64
 	ArrayID   int64 // the array's job number; 0: not of an array
 	ArrayTask int64 // the task's index; -1: not of an array
+	ArrayMax  int64 // so many tasks of the array may run at once; 0: no limit
 	Het       bool  // part of a heterogeneous job
 	Name      string
 	UID       uint32
@@ -17,6 +18,7 @@ type Job struct {
 	State        string
 	Completing   bool // its processes are still being cleaned up
 	Reason       string
+	Dependency   string // what it still waits for, "afterok:7(unfulfilled)"; "": nothing
 	Priority     int64
 	Held         bool // priority 0, by user, administrator, or requeue hold
 	TimeLimitMin int64
@@ -68,6 +70,7 @@ type Node struct {
 	Name       string
 	State      string // IDLE, MIXED, ALLOCATED, DOWN, ...
 	Down       bool   // takes no job: down, drained, failing, not responding, unknown
+	Reserved   bool   // for a reservation that is on
 	Partitions []string
 	CPUs       int64
 	FreeCPUs   int64

@@ -33,6 +33,7 @@ const (
 	errAlreadyDone      = 2021
 	errNotPending       = 2056
 	errProtocolAuth     = 1007
+	errNoChange         = 1900
 	unspecifiedRESTText = "Unspecified error"
 )
 
@@ -164,6 +165,13 @@ func (p *problem) UnmarshalJSON(b []byte) error {
 	}
 	type plain problem
 	return json.Unmarshal(b, (*plain)(p))
+}
+
+// isSame tells whether a refusal says that nothing has changed since the time
+// asked about: status 304 without a body.
+func isSame(err error) bool {
+	refused, ok := errors.AsType[*refusal](err)
+	return ok && (refused.status == http.StatusNotModified || refused.number() == errNoChange)
 }
 
 // refusal is an answer that says no: errors[] at any status, or a status that

@@ -32,12 +32,6 @@ func scanAssignment(rows *sql.Rows) (Assignment, error) {
 	return a, err
 }
 
-// Live lists the assignments that have not ended.
-func (s *Store) Live(ctx context.Context) ([]Assignment, error) {
-	return query(ctx, s.reader, scanAssignment, "SELECT "+assignmentColumns+
-		" FROM assignment a JOIN fill_job j ON j.id = a.fill_job_id WHERE a.state <> 'ended' ORDER BY a.id")
-}
-
 // AttemptsOf lists all assignments of a job, oldest first.
 func (s *Store) AttemptsOf(ctx context.Context, fillJobID int64) ([]Assignment, error) {
 	return query(ctx, s.reader, scanAssignment, "SELECT "+assignmentColumns+
@@ -48,7 +42,7 @@ func (s *Store) AttemptsOf(ctx context.Context, fillJobID int64) ([]Assignment, 
 // database itself refuses a second one of the job or the device.
 func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64) (int64, error) {
 	var id int64
-	err := s.write(ctx, "reserve", func(tx *sql.Tx) error {
+	err := s.change(ctx, "reserve", func(tx *sql.Tx, touched *rows) error {
 		result, err := tx.ExecContext(ctx, `INSERT INTO assignment (fill_job_id, submit_ms, restarts, node, device, main_job_id, main_submit_ms,
 				main_restarts, state, reserved_ms) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9
 			WHERE EXISTS (SELECT 1 FROM fill_job WHERE id = ?1 AND outcome = '')`,
@@ -63,6 +57,7 @@ func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pi
 		if err != nil {
 			return err
 		}
+		touched.assignment(id)
 		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET attempts = attempts + 1, front = 0 WHERE id = ?", job.ID)
 		return err
 	})
@@ -80,7 +75,8 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 	if before == "" {
 		return fmt.Errorf("advance assignment %d: not to state %q", id, state)
 	}
-	return s.write(ctx, "advance assignment", func(tx *sql.Tx) error {
+	return s.change(ctx, "advance assignment", func(tx *sql.Tx, touched *rows) error {
+		touched.assignment(id)
 		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")", //nolint:gosec // both are words of the map above
 			state, nowMs, id)
 		return err
@@ -91,7 +87,8 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 // it the job goes back to the queue, before its peers. An assignment that has
 // ended keeps its outcome.
 func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
-	return s.write(ctx, "end assignment", func(tx *sql.Tx) error {
+	return s.change(ctx, "end assignment", func(tx *sql.Tx, touched *rows) error {
+		touched.assignment(id)
 		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?, reason = ?, exit_code = ?, ended_ms = ?
 			WHERE id = ? AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
 		if err != nil {
@@ -119,15 +116,12 @@ func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, rea
 
 // Ended tells which of ids are assignments that have ended or never were: the
 // node may drop them.
-func (s *Store) Ended(ctx context.Context, ids []int64) (map[int64]bool, error) {
+func (s *Store) Ended(_ context.Context, ids []int64) (map[int64]bool, error) {
+	s.index.mu.RLock()
+	defer s.index.mu.RUnlock()
 	ended := map[int64]bool{}
 	for _, id := range ids {
-		var live bool
-		err := s.reader.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM assignment WHERE id = ? AND state <> 'ended')", id).Scan(&live)
-		if err != nil {
-			return nil, fmt.Errorf("look up assignment %d: %w", id, err)
-		}
-		ended[id] = !live
+		ended[id] = s.index.live[id] == nil
 	}
 	return ended, nil
 }

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"pipefill"
 )
@@ -46,6 +48,8 @@ type FillJob struct {
 	Devices    int    // slots that it needs at once; 0: one
 	Profile    string // names its fill profile; "": none
 	WorkMs     int64  // device time by its profile; 0: not known
+
+	deviceNs int64 // what DeviceMs is of
 }
 
 // Key names the attempt that comes.
@@ -56,26 +60,34 @@ func (j FillJob) Key() pipefill.JobKey {
 const jobColumns = `j.id, j.cluster, j.job_id, j.submit_ms, j.restarts, j.array_task, j.name, j.uid, j.user, j.account, j.partition,
 	j.mem_bytes, j.limit_ms, j.gpus, j.mode, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
 	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms,
-	(SELECT coalesce(sum(u.device_ns), 0) / 1000000 FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
+	(SELECT coalesce(sum(u.device_ns), 0) FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
 
 func scanJob(rows *sql.Rows) (FillJob, error) {
 	var j FillJob
 	err := rows.Scan(&j.ID, &j.Cluster, &j.JobID, &j.SubmitMs, &j.Restarts, &j.ArrayTask, &j.Name, &j.UID, &j.User, &j.Account, &j.Partition,
 		&j.MemBytes, &j.LimitMs, &j.GPUs, &j.Mode, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
-		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeviceMs)
+		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.deviceNs)
+	j.DeviceMs = j.deviceNs / 1e6
 	return j, err
 }
 
-// OpenJobs lists the jobs that have not ended.
-func (s *Store) OpenJobs(ctx context.Context) ([]FillJob, error) {
-	return query(ctx, s.reader, scanJob, "SELECT "+jobColumns+" FROM fill_job j WHERE j.outcome = '' ORDER BY j.first_ms, j.job_id")
-}
-
-// Jobs lists open jobs and those that ended since sinceMs, of one user or, for
-// "", of all.
+// Jobs lists open jobs and those that ended since sinceMs, by first sighting;
+// user narrows it to one user's.
 func (s *Store) Jobs(ctx context.Context, user string, sinceMs int64) ([]FillJob, error) {
-	return query(ctx, s.reader, scanJob, "SELECT "+jobColumns+` FROM fill_job j
-		WHERE (j.outcome = '' OR j.ended_ms >= ?2) AND (?1 = '' OR j.user = ?1) ORDER BY j.first_ms, j.job_id`, user, sinceMs)
+	jobs, err := query(ctx, s.reader, scanJob, "SELECT "+jobColumns+` FROM fill_job j
+		WHERE j.outcome <> '' AND j.ended_ms >= ?2 AND (?1 = '' OR j.user = ?1)`, user, sinceMs)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range s.OpenAll() {
+		if user == "" || j.User == user {
+			jobs = append(jobs, *j)
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b FillJob) int {
+		return cmp.Or(cmp.Compare(a.FirstMs, b.FirstMs), cmp.Compare(a.JobID, b.JobID))
+	})
+	return jobs, nil
 }
 
 // JobByID returns the newest row of a job number; not_found if there is none.
@@ -94,12 +106,32 @@ func (s *Store) JobByID(ctx context.Context, cluster string, jobID int64) (FillJ
 // SeeJobs takes in what Slurm says of jobs of the fill partitions: new ones get
 // a row, known ones what may change while they are pending. A requeue moves the
 // attempt (SubmitMs, Restarts). A row whose job number Slurm has given to
-// another job ends as lost. Limits and the right to requeue stay as first seen:
-// later ones may be ours.
+// another job ends as lost. The right to requeue stays as first seen, and so do
+// limits and sizes once the job has been assigned: later ones may be ours. What
+// the index has already costs no transaction.
 func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
-	return s.write(ctx, "see jobs", func(tx *sql.Tx) error {
+	var news []FillJob
+	for i := range seen {
+		if known := s.Open(seen[i].Cluster, seen[i].JobID); known == nil || !known.same(&seen[i]) {
+			news = append(news, seen[i])
+		}
+	}
+	for len(news) > 0 {
+		// A long transaction would keep the others waiting.
+		const most = 2000
+		n := min(most, len(news))
+		if err := s.seeJobs(ctx, nowMs, news[:n]); err != nil {
+			return err
+		}
+		news = news[n:]
+	}
+	return nil
+}
+
+func (s *Store) seeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
+	return s.change(ctx, "see jobs", func(tx *sql.Tx, touched *rows) error {
 		for _, j := range seen {
-			if err := s.seeJob(ctx, tx, nowMs, j); err != nil {
+			if err := s.seeJob(ctx, tx, touched, nowMs, j); err != nil {
 				return fmt.Errorf("job %d: %w", j.JobID, err)
 			}
 		}
@@ -107,11 +139,22 @@ func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error 
 	})
 }
 
+// same tells whether seeing a job again would change nothing.
+func (j *FillJob) same(seen *FillJob) bool {
+	return j.UID == seen.UID && j.SubmitMs == seen.SubmitMs && j.Restarts == seen.Restarts && j.Name == seen.Name && j.Account == seen.Account &&
+		j.Partition == seen.Partition && j.Unfit == seen.Unfit && j.RequiredNodes == seen.RequiredNodes && j.ExcludedNodes == seen.ExcludedNodes &&
+		(j.fixed(seen) || j.LimitMs == seen.LimitMs && j.MemBytes == seen.MemBytes && j.GPUs == seen.GPUs && j.Mode == seen.Mode)
+}
+
+// fixed tells whether limits and sizes stay as they are.
+func (j *FillJob) fixed(seen *FillJob) bool { return j.Attempts > 0 || seen.Restarts > 0 }
+
 // endedRecentlyMs is far less than Slurm takes to come round to a job number again.
 const endedRecentlyMs = 3_600_000
 
-func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) error {
-	lost, err := query(ctx, tx, func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) }, `SELECT id FROM fill_job
+func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int64, j FillJob) error {
+	scan := func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) }
+	lost, err := query(ctx, tx, scan, `SELECT id FROM fill_job
 		WHERE cluster = ? AND job_id = ? AND outcome = '' AND (uid <> ? OR restarts > ? OR (restarts = ? AND submit_ms <> ?))
 		AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.fill_job_id = fill_job.id AND a.state <> 'ended')`,
 		j.Cluster, j.JobID, j.UID, j.Restarts, j.Restarts, j.SubmitMs)
@@ -133,26 +176,43 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, nowMs int64, j FillJob) 
 				OR requeue = 0 AND restarts < ?5 AND ended_ms > ?6))
 		AND NOT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND outcome = '')`,
 		j.Cluster, j.JobID, j.UID, j.SubmitMs, j.Restarts, nowMs-endedRecentlyMs).Scan(&over)
-	if err != nil || over {
+	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
-			mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
-			name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
-			required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes
-		WHERE submit_ms <> excluded.submit_ms OR restarts <> excluded.restarts OR name <> excluded.name OR account <> excluded.account
-			OR partition <> excluded.partition OR unfit <> excluded.unfit OR required_nodes <> excluded.required_nodes
-			OR excluded_nodes <> excluded.excluded_nodes`,
-		j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
-		j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
+	var seen []int64
+	if !over {
+		seen, err = query(ctx, tx, scan, seeSQL,
+			j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
+			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
+	}
+	for _, id := range append(lost, seen...) {
+		touched.job(id)
+	}
 	return err
 }
 
+const seeSQL = `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
+		mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
+		name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
+		required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes,
+		limit_ms = iif(attempts > 0 OR excluded.restarts > 0, limit_ms, excluded.limit_ms),
+		mem_bytes = iif(attempts > 0 OR excluded.restarts > 0, mem_bytes, excluded.mem_bytes),
+		gpus = iif(attempts > 0 OR excluded.restarts > 0, gpus, excluded.gpus),
+		mode = iif(attempts > 0 OR excluded.restarts > 0, mode, excluded.mode)
+	WHERE submit_ms <> excluded.submit_ms OR restarts <> excluded.restarts OR name <> excluded.name OR account <> excluded.account
+		OR partition <> excluded.partition OR unfit <> excluded.unfit OR required_nodes <> excluded.required_nodes
+		OR excluded_nodes <> excluded.excluded_nodes OR attempts = 0 AND excluded.restarts = 0 AND (limit_ms <> excluded.limit_ms
+			OR mem_bytes <> excluded.mem_bytes OR gpus <> excluded.gpus OR mode <> excluded.mode)
+	RETURNING id`
+
 // EndJob gives an open job its outcome; a job that has one keeps it.
 func (s *Store) EndJob(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
-	return s.write(ctx, "end job", func(tx *sql.Tx) error { return s.endJob(ctx, tx, id, outcome, reason, nowMs) })
+	return s.change(ctx, "end job", func(tx *sql.Tx, touched *rows) error {
+		touched.job(id)
+		return s.endJob(ctx, tx, id, outcome, reason, nowMs)
+	})
 }
 
 func (s *Store) endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
@@ -168,7 +228,8 @@ func (s *Store) endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefi
 
 // SetHeld holds or releases an open job on a person's behalf.
 func (s *Store) SetHeld(ctx context.Context, id int64, held bool) error {
-	return s.write(ctx, "hold job", func(tx *sql.Tx) error {
+	return s.change(ctx, "hold job", func(tx *sql.Tx, touched *rows) error {
+		touched.job(id)
 		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET user_held = ? WHERE id = ? AND outcome = ''", held, id)
 		return err
 	})
@@ -180,7 +241,8 @@ func (s *Store) SetPriority(ctx context.Context, id, priority int64, site bool) 
 	if site {
 		column = "site_priority"
 	}
-	return s.write(ctx, "set priority", func(tx *sql.Tx) error {
+	return s.change(ctx, "set priority", func(tx *sql.Tx, touched *rows) error {
+		touched.job(id)
 		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET "+column+" = ? WHERE id = ? AND outcome = ''", priority, id)
 		return err
 	})

@@ -252,7 +252,7 @@ func TestSeeMains_AddsDifferences(t *testing.T) {
 	saw := func(run, atMs int64, totals api.MainTotals) {
 		t.Helper()
 		m := api.MainDevice{Job: mainJob, UID: 5, Device: "cpu:0", StartedMs: 10 * hour, Totals: totals}
-		must(t, s.SeeMains(t.Context(), "n0", run, []api.MainDevice{m}, map[uint32]string{5: "tim"}, atMs))
+		must(t, s.SeeMains(t.Context(), []store.NodeMains{{Node: "n0", Run: run, Mains: []api.MainDevice{m}}}, map[uint32]string{5: "tim"}, atMs))
 	}
 	saw(1, 10*hour+hour/2, api.MainTotals{Iterations: 10, BubbleNs: 100, OtherNs: 7})
 	saw(1, 10*hour+hour/2, api.MainTotals{Iterations: 10, BubbleNs: 100, OtherNs: 7})

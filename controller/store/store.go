@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver
@@ -30,6 +31,16 @@ type Store struct {
 	// its commit, with what it is about. An error is the write's, as if the
 	// program had been killed there.
 	OnWrite func(doing string, committed bool) error
+	// OnChange, where it is set before the first write, is told of each commit
+	// before its writers are answered. It must not write.
+	OnChange func(Change)
+
+	index      *index
+	generation int64 // of Own; 0: not asked for
+	requests   chan *request
+	once       sync.Once
+	closing    chan struct{}
+	closed     chan struct{}
 }
 
 // Options of a DSN; set there since a PRAGMA reaches only one pooled connection.
@@ -53,7 +64,21 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), writer.Close())
 	}
 	reader.SetMaxOpenConns(4)
-	return &Store{writer: writer, reader: reader, Zone: time.Local}, nil //nolint:gosmopolitan // the site's own, unless the configuration names one
+	return start(ctx, writer, reader)
+}
+
+// start is a store on handles that are open.
+func start(ctx context.Context, writer, reader *sql.DB) (*Store, error) {
+	s := &Store{
+		writer: writer, reader: reader, index: newIndex(),
+		Zone:     time.Local, //nolint:gosmopolitan // the site's own, unless the configuration names one
+		requests: make(chan *request, mostInOne), closing: make(chan struct{}), closed: make(chan struct{}),
+	}
+	if err := s.index.load(ctx, reader); err != nil {
+		return nil, errors.Join(err, reader.Close(), writer.Close())
+	}
+	go s.serve()
+	return s, nil
 }
 
 func migrate(ctx context.Context, db *sql.DB, path string, log *slog.Logger) error {
@@ -76,32 +101,15 @@ func migrate(ctx context.Context, db *sql.DB, path string, log *slog.Logger) err
 	return nil
 }
 
-// Close closes the database.
-func (s *Store) Close() error { return errors.Join(s.reader.Close(), s.writer.Close()) }
+// Close closes the database, after the transaction under way.
+func (s *Store) Close() error {
+	s.stop()
+	return errors.Join(s.reader.Close(), s.writer.Close())
+}
 
-// write runs change in one transaction.
-func (s *Store) write(ctx context.Context, doing string, change func(tx *sql.Tx) error) (err error) {
-	if s.OnWrite != nil {
-		if err := s.OnWrite(doing, false); err != nil {
-			return fmt.Errorf("%s: %w", doing, err)
-		}
-	}
-	tx, err := s.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("%s: %w", doing, err), ignoreDone(tx.Rollback()))
-		}
-	}()
-	if err := change(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil || s.OnWrite == nil {
-		return err
-	}
-	return s.OnWrite(doing, true)
+func (s *Store) stop() {
+	s.once.Do(func() { close(s.closing) })
+	<-s.closed
 }
 
 func ignoreDone(err error) error {

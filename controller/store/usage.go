@@ -20,7 +20,7 @@ func (s *Store) TakeUsage(ctx context.Context, node string, records []pipefill.U
 	if len(records) == 0 {
 		return ack, nil
 	}
-	err := s.write(ctx, "take usage", func(tx *sql.Tx) (err error) {
+	err := s.change(ctx, "take usage", func(tx *sql.Tx, touched *rows) (err error) {
 		purged, err := purgedOf(ctx, tx, node)
 		if err != nil {
 			return err
@@ -51,6 +51,11 @@ func (s *Store) TakeUsage(ctx context.Context, node string, records []pipefill.U
 					return err
 				}
 				continue // counted before
+			}
+			if a := s.live(u.AssignmentID); a != nil {
+				touched.used[a.FillJobID] += u.DeviceNs
+			} else {
+				touched.assignment(u.AssignmentID) // has ended: its job may be open
 			}
 			sums.add(usedBy(u, o.outcome == pipefill.OutcomeCompleted), u.FromMs, u.ToMs, o.subjects()...)
 		}
@@ -86,17 +91,26 @@ func purgedOf(ctx context.Context, tx *sql.Tx, node string) (map[string]int64, e
 	return out, err
 }
 
-// SeeMains writes the totals of a node's main devices, in a run of its daemon,
-// and adds what is new to the roll-ups. users are the names of the owners.
-func (s *Store) SeeMains(ctx context.Context, node string, run int64, mains []api.MainDevice, users map[uint32]string, nowMs int64) error {
-	if len(mains) == 0 {
+// NodeMains are the main devices of a node, in a run of its daemon.
+type NodeMains struct {
+	Node  string
+	Run   int64
+	Mains []api.MainDevice
+}
+
+// SeeMains writes the totals of nodes' main devices and adds what is new to the
+// roll-ups. users are the names of the owners.
+func (s *Store) SeeMains(ctx context.Context, nodes []NodeMains, users map[uint32]string, nowMs int64) error {
+	if len(nodes) == 0 {
 		return nil
 	}
 	return s.write(ctx, "see main jobs", func(tx *sql.Tx) error {
 		sums := newRollup(s.Zone)
-		for _, m := range mains {
-			if err := seeMain(ctx, tx, sums, node, run, m, users[m.UID], nowMs); err != nil {
-				return err
+		for _, n := range nodes {
+			for _, m := range n.Mains {
+				if err := seeMain(ctx, tx, sums, n.Node, n.Run, m, users[m.UID], nowMs); err != nil {
+					return err
+				}
 			}
 		}
 		return sums.save(ctx, tx)

@@ -4,6 +4,7 @@ package slurmtest
 
 import (
 	"testing"
+	"time"
 
 	"pipefill/controller/slurm"
 )
@@ -29,9 +30,9 @@ func TestBeside(t *testing.T) {
 	}
 
 	second := c.sbatch(t, "pf_train", "sleep 300", "-p", "main", "-N2", "-c2", "--mem=1000")
-	waiting, err := c.client.PendingMain(t.Context(), []string{"pipefill"})
-	if err != nil || len(waiting) != 1 || waiting[0].ID != second {
-		t.Errorf("pending main jobs %+v, %v, want %d", waiting, err, second)
+	l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
+	if err != nil || len(l.Main) != 1 || l.Main[0].ID != second {
+		t.Errorf("pending main jobs %+v, %v, want %d", l.Main, err, second)
 	}
 	if err := c.client.Cancel(t.Context(), first); err != nil {
 		t.Fatal(err)

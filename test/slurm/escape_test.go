@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pipefill/controller/slurm"
 )
@@ -162,22 +163,22 @@ func TestSubmit(t *testing.T) {
 	t.Run("a job through slurmrestd brings its options in its environment", func(t *testing.T) {
 		out := c.rest(t, "pf_ann", "POST", "job/submit",
 			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","environment":{"PATH":"/bin","PIPEFILL_OPTIONS":"fill,mode=chunked"},"current_working_directory":"/tmp"}}`)
-		jobs, err := c.client.Jobs(t.Context(), []string{"pipefill"})
+		l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.ContainsFunc(jobs, func(j slurm.Job) bool { return j.Held && j.Options == "fill,mode=chunked" }) {
-			t.Errorf("no job has them: %+v\nsubmit said %s", jobs, out)
+		if !slices.ContainsFunc(l.Jobs, func(j slurm.Job) bool { return j.Held && j.Options == "fill,mode=chunked" }) {
+			t.Errorf("no job has them: %+v\nsubmit said %s", l.Jobs, out)
 		}
 	})
 	t.Run("a user cannot forge the note", func(t *testing.T) {
 		out := c.rest(t, "pf_ann", "POST", "job/submit",
 			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","admin_comment":"pipefill:pin=n0","environment":{"PATH":"/bin"},"current_working_directory":"/tmp"}}`)
-		jobs, err := c.client.Jobs(t.Context(), []string{"pipefill"})
+		l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, j := range jobs {
+		for _, j := range l.Jobs {
 			if j.PinnedNode != "" && !j.Ended() && j.Held {
 				t.Errorf("%+v, submit said %s", j, out)
 			}

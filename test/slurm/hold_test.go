@@ -3,8 +3,10 @@
 package slurmtest
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pipefill"
 	"pipefill/controller/slurm"
@@ -105,17 +107,25 @@ func TestHold(t *testing.T) {
 	t.Run("array tasks are held, released and cancelled one by one", func(t *testing.T) {
 		first := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill", "--array=1-6")
 		tasks := func() map[int64]slurm.Job {
-			jobs, err := c.client.Jobs(t.Context(), []string{"pipefill"})
+			l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			found := map[int64]slurm.Job{}
-			for _, j := range jobs {
+			for _, j := range l.Jobs {
 				if j.ArrayID == first && !j.Ended() {
 					found[j.ArrayTask] = j
 				}
 			}
 			return found
+		}
+		l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
+		i := slices.IndexFunc(l.Arrays, func(a slurm.Array) bool { return a.ID == first })
+		if err != nil || i < 0 || len(l.Arrays[i].Tasks) != 6 {
+			t.Fatalf("%+v, %v, want an array of six tasks", l.Arrays, err)
+		}
+		if err := c.client.Split(t.Context(), l.Arrays[i], 4); err != nil {
+			t.Fatal(err)
 		}
 		before := tasks()
 		if len(before) != 4 || !before[1].Held || !before[4].Held {
