@@ -110,24 +110,31 @@ func (c *Client) Job(ctx context.Context, id int64) (FillJob, error) {
 	return job, err
 }
 
-// Hold keeps a fill job from being assigned.
-func (c *Client) Hold(ctx context.Context, id int64) error { return c.act(ctx, id, "hold", nil) }
+// Hold keeps a fill job from being assigned; why may be empty, as of the others.
+func (c *Client) Hold(ctx context.Context, id int64, why string) error {
+	return c.act(ctx, id, "hold", Order{Why: why})
+}
 
 // Release undoes Hold.
-func (c *Client) Release(ctx context.Context, id int64) error { return c.act(ctx, id, "release", nil) }
+func (c *Client) Release(ctx context.Context, id int64, why string) error {
+	return c.act(ctx, id, "release", Order{Why: why})
+}
 
 // Cancel cancels a fill job in Slurm, running or not.
-func (c *Client) Cancel(ctx context.Context, id int64) error { return c.act(ctx, id, "cancel", nil) }
+func (c *Client) Cancel(ctx context.Context, id int64, why string) error {
+	return c.act(ctx, id, "cancel", Order{Why: why})
+}
 
-// PriorityRequest is the body of a change of priority.
-type PriorityRequest struct {
-	Priority int64 `json:"priority"`
+// Order is the body of an order about a fill job.
+type Order struct {
+	Priority *int64 `json:"priority,omitempty"` // of the action priority
+	Why      string `json:"why,omitempty"`      // an operator's reason, for the audit log
 }
 
 // Priority sets a fill job's place among its owner's jobs; operators may set
 // anybody's.
-func (c *Client) Priority(ctx context.Context, id, priority int64) error {
-	return c.act(ctx, id, "priority", PriorityRequest{Priority: priority})
+func (c *Client) Priority(ctx context.Context, id, priority int64, why string) error {
+	return c.act(ctx, id, "priority", Order{Priority: &priority, Why: why})
 }
 
 // Slots lists the devices of running main jobs.
@@ -157,18 +164,18 @@ func withQuery(path string, q url.Values) string {
 	return path + "?" + q.Encode()
 }
 
-// call sends one request and decodes its answer into out, if not nil.
-func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+// send sends one request; the caller closes the answer's body.
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body []byte
 	if in != nil {
 		var err error
 		if body, err = json.Marshal(in); err != nil {
-			return fmt.Errorf("encode %s %s: %w", method, path, err)
+			return nil, fmt.Errorf("encode %s %s: %w", method, path, err)
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("make request %s %s: %w", method, path, err)
+		return nil, fmt.Errorf("make request %s %s: %w", method, path, err)
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -176,13 +183,22 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if c.signer != nil {
 		credential, err := c.signer.Sign([]byte(Digest(method, path, body)))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		req.Header.Set("Authorization", "Munge "+credential)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return pipefill.Errorf(pipefill.CodeUnavailable, "no answer from pipefillctld: %w (is it running? see pipefill-cli doctor)", err)
+		return nil, pipefill.Errorf(pipefill.CodeUnavailable, "no answer from pipefillctld: %w (is it running? see pipefill-cli doctor)", err)
+	}
+	return resp, nil
+}
+
+// call sends one request and decodes its answer into out, if not nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end or given up
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))

@@ -47,14 +47,14 @@ func TestClient_SignsWhatItSends(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	})
-	if err := c.Priority(t.Context(), 7, 3); err != nil {
+	if err := c.Priority(t.Context(), 7, 3, ""); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.signed) != 1 || s.signed[0] != digest {
 		t.Errorf("signed %q, the server saw %q", s.signed, digest)
 	}
 	s.err = errors.New("munged is away")
-	if err := c.Hold(t.Context(), 7); !errors.Is(err, s.err) {
+	if err := c.Hold(t.Context(), 7, ""); !errors.Is(err, s.err) {
 		t.Errorf("error %v, want the signer's", err)
 	}
 }

@@ -23,6 +23,7 @@ type fake struct {
 	fail     *api.Failure
 	calls    []string
 	answers  map[string]any
+	raw      map[string]string // answers that are no JSON
 }
 
 func newFake(t *testing.T) *fake {
@@ -40,6 +41,10 @@ func newFake(t *testing.T) *fake {
 		if f.fail != nil {
 			w.WriteHeader(pipefill.HTTPStatus(f.fail.Code))
 			_ = json.NewEncoder(w).Encode(f.fail)
+			return
+		}
+		if text, ok := f.raw[r.URL.Path]; ok {
+			_, _ = io.WriteString(w, text)
 			return
 		}
 		_ = json.NewEncoder(w).Encode(f.answers[r.URL.Path])
@@ -99,12 +104,12 @@ func TestQueue(t *testing.T) {
 
 func TestActions(t *testing.T) {
 	f := newFake(t)
-	for _, args := range [][]string{{"hold", "7"}, {"release", "7"}, {"cancel", "7", "12"}, {"priority", "7", "-5"}} {
+	for _, args := range [][]string{{"hold", "7"}, {"release", "--why", "as agreed", "7"}, {"cancel", "7", "12"}, {"priority", "7", "-5"}} {
 		if status, _, errs := run(t, f.endpoint, args...); status != 0 {
 			t.Errorf("%v: status %d, %s", args, status, errs)
 		}
 	}
-	want := "POST /v1/jobs/7/hold|POST /v1/jobs/7/release|POST /v1/jobs/7/cancel|POST /v1/jobs/12/cancel|POST /v1/jobs/7/priority {\"priority\":-5}"
+	want := `POST /v1/jobs/7/hold {}|POST /v1/jobs/7/release {"why":"as agreed"}|POST /v1/jobs/7/cancel {}|POST /v1/jobs/12/cancel {}|POST /v1/jobs/7/priority {"priority":-5}`
 	if got := strings.Join(f.calls, "|"); got != want {
 		t.Errorf("calls %s\nwant  %s", got, want)
 	}
@@ -144,6 +149,14 @@ func TestUsageMistakes(t *testing.T) {
 		{[]string{"report", "user", "begin=today"}, "write start=TIME, end=TIME or format=LIST"},
 		{[]string{"report", "user", "format="}, "write a list of columns"},
 		{[]string{"report", "-t", "fortnights", "user"}, "write hours, minutes or seconds"},
+		{[]string{"drain", "site"}, "say --why"},
+		{[]string{"resume"}, "write site, node NAME or account NAME"},
+		{[]string{"audit", "format=x"}, "format= is for reports"},
+		{[]string{"archive"}, "write dump FILE or load FILE"},
+		{[]string{"archive", "dump"}, "write FILE, or FILE before=TIME"},
+		{[]string{"archive", "dump", "x", "after=today"}, "write FILE, or FILE before=TIME"},
+		{[]string{"archive", "dump", "x", "before=noon?"}, "is no time"},
+		{[]string{"archive", "load"}, "the name of a file"},
 		{[]string{"submit"}, "write a batch script"},
 		{[]string{"submit", "-p", "main", "x.sh"}, "fill jobs go to partition pipefill"},
 		{[]string{"submit", "--gpus=2", "x.sh"}, "the main job holds the GPUs"},

@@ -158,7 +158,7 @@ func (p *program) reportCommand() *cli.Command {
 			if !slices.Contains(api.ReportKinds, kind) {
 				return usage("report: %q: write one of %s", kind, strings.Join(api.ReportKinds, ", "))
 			}
-			wanted, err := parseReport(c.Args().Tail(), p.env.Now())
+			wanted, err := parsePeriod("report", c.Args().Tail(), p.env.Now())
 			if err != nil {
 				return err
 			}
@@ -276,9 +276,9 @@ type reportQuery struct {
 	format     string
 }
 
-// parseReport reads start=, end= and format=: from today's midnight to now by
+// parsePeriod reads start=, end= and format=: from today's midnight to now by
 // default.
-func parseReport(args []string, now time.Time) (reportQuery, error) {
+func parsePeriod(command string, args []string, now time.Time) (reportQuery, error) {
 	q := reportQuery{start: midnight(now), end: now.Add(time.Second)}
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
@@ -293,14 +293,14 @@ func parseReport(args []string, now time.Time) (reportQuery, error) {
 				err = usage("write a list of columns")
 			}
 		default:
-			return q, usage("report: %q: write start=TIME, end=TIME or format=LIST", arg)
+			return q, usage("%s: %q: write start=TIME, end=TIME or format=LIST", command, arg)
 		}
 		if err != nil {
-			return q, usage("report: %s: %v", arg, err)
+			return q, usage("%s: %s: %v", command, arg, err)
 		}
 	}
 	if !q.start.Before(q.end) {
-		return q, usage("report: the start %s is not before the end %s", q.start.Format(time.DateTime), q.end.Format(time.DateTime))
+		return q, usage("%s: the start %s is not before the end %s", command, q.start.Format(time.DateTime), q.end.Format(time.DateTime))
 	}
 	return q, nil
 }

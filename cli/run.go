@@ -23,10 +23,16 @@ import (
 type controller interface {
 	Jobs(ctx context.Context, f api.JobFilter) ([]api.FillJob, error)
 	Job(ctx context.Context, id int64) (api.FillJob, error)
-	Hold(ctx context.Context, id int64) error
-	Release(ctx context.Context, id int64) error
-	Cancel(ctx context.Context, id int64) error
-	Priority(ctx context.Context, id, priority int64) error
+	Hold(ctx context.Context, id int64, why string) error
+	Release(ctx context.Context, id int64, why string) error
+	Cancel(ctx context.Context, id int64, why string) error
+	Priority(ctx context.Context, id, priority int64, why string) error
+	Drains(ctx context.Context) ([]api.Drain, error)
+	Drain(ctx context.Context, r api.DrainRequest) error
+	Resume(ctx context.Context, r api.DrainRequest) error
+	Audit(ctx context.Context, startMs, endMs int64) ([]api.AuditEntry, error)
+	Archive(ctx context.Context, beforeMs int64) (io.ReadCloser, error)
+	LoadArchive(ctx context.Context, rows []api.ArchiveRow) (int64, error)
 	Slots(ctx context.Context) ([]api.Slot, error)
 	Report(ctx context.Context, kind string, startMs, endMs int64) (api.Report, error)
 	Ping(ctx context.Context) (api.Status, error)
@@ -103,6 +109,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
 			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.traceCommand(), p.profileCommand(),
+			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(),
 		},
 	}
 }
@@ -168,8 +175,8 @@ func jobNumbers(c *cli.Context) ([]int64, error) {
 
 // actCommand does one thing to each named job; one that fails does not keep the
 // others from it, and the first failure is the exit status.
-func (p *program) actCommand(name, text string, act func(controller, context.Context, int64) error) *cli.Command {
-	return command(&cli.Command{Name: name, Usage: text, ArgsUsage: "JOB...", Action: func(c *cli.Context) error {
+func (p *program) actCommand(name, text string, act func(controller, context.Context, int64, string) error) *cli.Command {
+	return command(&cli.Command{Name: name, Usage: text, ArgsUsage: "JOB...", Flags: []cli.Flag{whyFlag}, Action: func(c *cli.Context) error {
 		ids, err := jobNumbers(c)
 		if err != nil {
 			return err
@@ -177,7 +184,7 @@ func (p *program) actCommand(name, text string, act func(controller, context.Con
 		return p.ask(c, func(ctx context.Context, from controller) error {
 			var first error
 			for _, id := range ids {
-				if err := act(from, ctx, id); err != nil {
+				if err := act(from, ctx, id, c.String("why")); err != nil {
 					if first != nil {
 						_, _ = fmt.Fprintln(p.env.Stderr, "pipefill-cli: "+err.Error())
 						continue
@@ -192,7 +199,7 @@ func (p *program) actCommand(name, text string, act func(controller, context.Con
 
 func (p *program) priorityCommand() *cli.Command {
 	return command(&cli.Command{
-		Name: "priority", Usage: "put a fill job before (N > 0) or behind (N < 0) its owner's other jobs", ArgsUsage: "JOB N",
+		Name: "priority", Usage: "put a fill job before (N > 0) or behind (N < 0) its owner's other jobs", ArgsUsage: "JOB N", Flags: []cli.Flag{whyFlag},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 2 {
 				return usage("priority: write a job number and a priority, like: priority 12 5")
@@ -202,7 +209,9 @@ func (p *program) priorityCommand() *cli.Command {
 			if err1 != nil || err2 != nil {
 				return usage("priority: %q and %q are not two numbers", c.Args().Get(0), c.Args().Get(1))
 			}
-			return p.ask(c, func(ctx context.Context, from controller) error { return from.Priority(ctx, id, priority) })
+			return p.ask(c, func(ctx context.Context, from controller) error {
+				return from.Priority(ctx, id, priority, c.String("why"))
+			})
 		},
 	})
 }

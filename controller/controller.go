@@ -72,6 +72,7 @@ type Controller struct {
 	slots    []schedule.Slot   // all of the last round
 	policies schedule.Set
 	policy   *schedule.Policy
+	drained  drains
 	names    map[uint32]string // of main jobs' owners, as they were first asked for
 	left     []store.NodeMains // main devices that are gone, with their last totals
 
@@ -207,6 +208,11 @@ func (c *Controller) round(ctx context.Context, sweep bool) error {
 	if err := c.saveTotals(ctx); err != nil {
 		return err
 	}
+	if sweep {
+		if err := c.readDrains(ctx); err != nil {
+			return err
+		}
+	}
 	looked, groups := c.decide(sweep)
 	c.act(ctx, groups)
 	c.mirror.mu.Lock()
@@ -275,6 +281,7 @@ func (c *Controller) view(ids map[int64]struct{}) reconcile.View {
 			view.Nodes[a.Node] = reconcile.Node{SeenMs: c.started}
 		}
 	}
+	view.Leave = c.knownDrains().leave(view.Live)
 	return view
 }
 

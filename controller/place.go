@@ -34,6 +34,9 @@ func (c *Controller) candidate(number int64, nowMs int64) {
 		if closed := c.mirror.closed[word.Partition]; why == "" {
 			why = closed
 		}
+		if drain := c.knownDrains().of(row.Account); drain != nil {
+			why = drainText(*drain)
+		}
 		if why != "" {
 			c.later[number] = why
 			waits = false
@@ -226,7 +229,7 @@ func (c *Controller) offered(nowMs int64) []schedule.Slot {
 	defer c.mu.Unlock()
 	var slots []schedule.Slot
 	for name, n := range c.nodes {
-		if nowMs-n.seenMs <= c.cfg.NodeLostS*1000 && !vacate[name] && c.shut(name) == "" {
+		if nowMs-n.seenMs <= c.cfg.NodeLostS*1000 && !vacate[name] && c.shut(name) == "" && c.drained.find("node", name) == nil {
 			slots = append(slots, n.slots...)
 		}
 	}

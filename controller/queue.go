@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -84,7 +86,8 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 	case j.Attempts > 0 && !j.Requeue:
 		out.State, out.Reason = "held", "was started once and may not be restarted (--no-requeue)"
 	default:
-		if out.Reason = c.whyLater(j.JobID); out.Reason == "" {
+		out.Reason = cmp.Or(c.whyLater(j.JobID), c.knownDrains().why(j, len(slots)))
+		if out.Reason == "" {
 			out.Reason = schedule.Why(j, slots)
 		}
 	}
@@ -132,27 +135,43 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, http.StatusOK, struct{}{})
 }
 
+// change does what is asked; what an operator asks is written down.
 func (s *Server) change(r *http.Request, job store.FillJob) error {
-	c := s.controller
-	switch action := r.PathValue("action"); action {
-	case "hold", "release":
-		return c.store.SetHeld(r.Context(), job.ID, action == "hold")
-	case "cancel":
-		return c.slurm.Cancel(r.Context(), job.JobID)
-	case "priority":
-		var request api.PriorityRequest
-		if err := decode(r, &request); err != nil {
+	who, action := callerOf(r), r.PathValue("action")
+	var order api.Order
+	if r.ContentLength != 0 {
+		if err := decode(r, &order); err != nil {
 			return err
 		}
-		const most = 1_000_000
-		if request.Priority < -most || request.Priority > most {
-			return pipefill.Errorf(pipefill.CodeInvalid, "priority %d: write %d to %d", request.Priority, -most, most)
-		}
-		who := callerOf(r)
-		return c.store.SetPriority(r.Context(), job.ID, request.Priority, who.operator && job.UID != who.uid)
-	default:
-		return pipefill.Errorf(pipefill.CodeInvalid, "%q: write hold, release, cancel or priority", action)
 	}
+	do, detail, err := s.order(r.Context(), who, action, job, order)
+	if err != nil {
+		return err
+	}
+	if !who.operator {
+		return do()
+	}
+	entry := api.AuditEntry{Action: action, Target: fmt.Sprintf("job %d of %s", job.JobID, job.User), Detail: detail, Why: order.Why}
+	return s.audited(r.Context(), who, entry, do)
+}
+
+// order checks an order and returns how it is carried out.
+func (s *Server) order(ctx context.Context, who caller, action string, job store.FillJob, order api.Order) (do func() error, detail string, err error) {
+	c := s.controller
+	switch action {
+	case "hold", "release":
+		return func() error { return c.store.SetHeld(ctx, job.ID, action == "hold") }, "", nil
+	case "cancel":
+		return func() error { return c.slurm.Cancel(ctx, job.JobID) }, "", nil
+	case "priority":
+		const most = 1_000_000
+		if order.Priority == nil || *order.Priority < -most || *order.Priority > most {
+			return nil, "", pipefill.Errorf(pipefill.CodeInvalid, "priority: write %d to %d", -most, most)
+		}
+		site := who.operator && job.UID != who.uid
+		return func() error { return c.store.SetPriority(ctx, job.ID, *order.Priority, site) }, fmt.Sprint(*order.Priority), nil
+	}
+	return nil, "", pipefill.Errorf(pipefill.CodeInvalid, "%q: write hold, release, cancel or priority", action)
 }
 
 // slots lists the devices of running main jobs. Who fills a slot is shown to

@@ -52,6 +52,12 @@ func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/jobs/{id}/{action}", s.act)
 	s.mux.HandleFunc("GET /v1/slots", s.slots)
 	s.mux.HandleFunc("GET /v1/report/{kind}", s.report)
+	s.mux.HandleFunc("GET /v1/audit", s.audit)
+	s.mux.HandleFunc("GET /v1/archive", s.dump)
+	s.mux.HandleFunc("POST /v1/archive", s.load)
+	s.mux.HandleFunc("GET /v1/drains", s.listDrains)
+	s.mux.HandleFunc("POST /v1/drain", s.drain)
+	s.mux.HandleFunc("POST /v1/resume", s.resume)
 	return s
 }
 

@@ -188,7 +188,7 @@ func TestServer_MistakesAreNamed(t *testing.T) {
 	for _, c := range []struct{ method, uri, body, want string }{
 		{"POST", "/v1/jobs/100/priority", `{"priority": 5, "nice": 1}`, `unknown field "nice"`},
 		{"POST", "/v1/jobs/100/priority", `{"priority": 5} {}`, "more than one value"},
-		{"POST", "/v1/jobs/100/priority", `{"priority": 5000000}`, "priority 5000000: write -1000000 to 1000000"},
+		{"POST", "/v1/jobs/100/priority", `{"priority": 5000000}`, "priority: write -1000000 to 1000000"},
 		{"POST", "/v1/jobs/100/explode", `{}`, `"explode": write hold, release, cancel or priority`},
 		{"GET", "/v1/jobs/abc", "", `job "abc": write a job number`},
 		{"GET", "/v1/jobs/-4", "", `job "-4": write a job number`},

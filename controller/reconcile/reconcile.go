@@ -56,6 +56,7 @@ type View struct {
 	Slurm      map[int64]slurm.Job // of the fill partitions, by job number
 	Nodes      map[string]Node     // by name
 	Vacate     map[string]bool     // nodes that a pending main job could use
+	Leave      map[int64]string    // assignments that an operator wants off their devices, and why
 }
 
 // Kind says what an action does.
@@ -256,6 +257,8 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		return nil
 	case !v.hasMain(a):
 		return withdraw(pipefill.OutcomeEvicted, fmt.Sprintf("main job %d has left %s", a.MainJob.JobID, a.Device))
+	case v.Leave[a.ID] != "":
+		return withdraw(pipefill.OutcomeEvicted, v.Leave[a.ID])
 	case a.State == pipefill.AssignmentReserved && v.NowMs-a.ReservedMs > reservedMs && !told:
 		return withdraw(pipefill.OutcomeLost, "node "+a.Node+" did not take the assignment")
 	case a.State == pipefill.AssignmentReserved && !held:
@@ -352,7 +355,7 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeLost,
 		// Slurm runs what the node saw end: it is another attempt under the same name.
 		said.State == pipefill.AssignmentEnded && v.NowMs-said.EndedMs > nodeWordMs,
-		v.lost(a.Node), v.Vacate[a.Node]:
+		v.lost(a.Node), v.Vacate[a.Node], v.Leave[a.ID] != "":
 		return back
 	case told && said.State != a.State && a.State.CanFollow(said.State) && said.State != pipefill.AssignmentEnded &&
 		(said.State == pipefill.AssignmentAttached || said.State == pipefill.AssignmentRunning):
