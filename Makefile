@@ -16,7 +16,7 @@ SHELL := /bin/bash -o pipefail
 .PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install go-binaries clean
 all: go-binaries
 
-FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk)
+FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk)
 include $(FRAGMENTS)
 
 ifneq ($(filter spank/spank.mk,$(FRAGMENTS)),)
@@ -30,6 +30,10 @@ endif
 ifneq ($(filter engine/nccl/nccl.mk,$(FRAGMENTS)),)
 all: $(BUILD)/libnccl-profiler-pipefill.so
 check-c: check-c-nccl
+endif
+ifneq ($(filter engine/launch/launch.mk,$(FRAGMENTS)),)
+all: $(BUILD)/libpipefill_launch.so
+check-c: check-c-launch
 endif
 
 go-binaries: | $(BUILD)

@@ -22,6 +22,8 @@ const (
 	fillSize    = 4096
 	ringEvents  = 1008
 
+	fillProcesses = 64
+
 	wordOpen = 1
 
 	eventOffered   = 1
@@ -108,7 +110,17 @@ type fillPage struct {
 	RunNs    atomic.Uint64 `c:"run_ns"`
 	FirstNs  atomic.Uint64 `c:"first_ns"`
 	Opening  atomic.Uint64 `c:"opening"`
-	_        [4024]byte
+	_        [56]byte
+
+	Process [fillProcesses]fillProcess `c:"process"`
+	_       [2944]byte
+}
+
+// fillProcess is a process with the launch library (struct pf_fill_process).
+type fillProcess struct {
+	Pid   atomic.Uint32 `c:"pid"`
+	_     uint32
+	Bytes atomic.Uint64 `c:"bytes"`
 }
 
 // Both ends are little endian, and a page is exactly its struct.

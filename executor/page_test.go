@@ -37,7 +37,7 @@ func TestPage_OffsetsAreThoseOfC(t *testing.T) {
 		}
 	}
 	got := map[string]bool{}
-	for name, v := range map[string]any{"pf_event": pageEvent{}, "pf_main_page": mainPage{}, "pf_control_page": controlPage{}, "pf_fill_page": fillPage{}} {
+	for name, v := range map[string]any{"pf_event": pageEvent{}, "pf_main_page": mainPage{}, "pf_control_page": controlPage{}, "pf_fill_page": fillPage{}, "pf_fill_process": fillProcess{}} {
 		for _, line := range offsets(name, reflect.TypeOf(v), 0) {
 			got[line] = true
 		}

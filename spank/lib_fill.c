@@ -16,6 +16,7 @@
 
 #include "gate_socket.h"
 #include "lib_error.h"
+#include "lib_fill.h"
 #include "page.h"
 #include "pipefill.h"
 
@@ -294,13 +295,20 @@ int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
 	}
 }
 
+struct pf_fill_page *pf_lib_fill_page(struct pf_fill *fill)
+{
+	return fill->page;
+}
+
 void pf_fill_close(struct pf_fill *fill)
 {
 	if (!fill)
 		return;
 	if (fill->pid == getpid()) {
 		pf_fill_yield(fill);
-		STORE(fill->page->pid, 0);
+		/* Of several processes with the gate the last one is named. */
+		if (LOAD(fill->page->pid) == (uint32_t) fill->pid)
+			STORE(fill->page->pid, 0);
 	}
 	unmap_pages(fill);
 	free(fill);

@@ -117,6 +117,15 @@ struct pf_control_page {
 	uint8_t pad2[4000];
 };
 
+#define PF_FILL_PROCESSES 64u
+
+/* A process of a fill job with the launch library (engine/launch). */
+struct pf_fill_process {
+	_Atomic uint32_t pid; /* as it sees itself; 0: free */
+	uint32_t reserved;
+	_Atomic uint64_t bytes; /* of device memory that it has allocated */
+};
+
 /* Fill page: the fill job writes; only the daemon reads. */
 struct pf_fill_page {
 	uint32_t magic;
@@ -132,7 +141,9 @@ struct pf_fill_page {
 	_Atomic uint64_t first_ns; /* 56: first instruction after the opening
 				      with number opening */
 	_Atomic uint64_t opening;  /* 64: word of that opening */
-	uint8_t pad1[4024];
+	uint8_t pad1[56];
+	struct pf_fill_process process[PF_FILL_PROCESSES]; /* 128 */
+	uint8_t pad2[2944];
 };
 
 _Static_assert(sizeof(struct pf_event) == 64, "event size");
@@ -146,6 +157,7 @@ _Static_assert(offsetof(struct pf_control_page, seed) == 32, "seed");
 _Static_assert(offsetof(struct pf_control_page, fill_stop) == 80, "stop");
 _Static_assert(sizeof(struct pf_control_page) == PF_CONTROL_SIZE, "control");
 _Static_assert(offsetof(struct pf_fill_page, opening) == 64, "opening");
+_Static_assert(offsetof(struct pf_fill_page, process) == 128, "process");
 _Static_assert(sizeof(struct pf_fill_page) == PF_FILL_SIZE, "fill size");
 
 /* A control iteration: all devices of a main job decide alike, without a word

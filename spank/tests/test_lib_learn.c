@@ -119,6 +119,9 @@ static const struct {
 	FIELD(pf_fill_page, run_ns),
 	FIELD(pf_fill_page, first_ns),
 	FIELD(pf_fill_page, opening),
+	FIELD(pf_fill_page, process),
+	FIELD(pf_fill_process, pid),
+	FIELD(pf_fill_process, bytes),
 };
 
 /* With PF_GOLDEN_UPDATE set, writes the file instead. */
