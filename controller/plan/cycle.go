@@ -64,6 +64,14 @@ func offered(c pipefill.BubbleCycle) []pipefill.Bubble {
 	return out
 }
 
+// alwaysFree is the least free memory over the iteration; most where none is known.
+func alwaysFree(c pipefill.BubbleCycle) int64 {
+	if c.AlwaysFreeBytes > 0 {
+		return c.AlwaysFreeBytes
+	}
+	return most
+}
+
 // WithDevice returns the cycle of a device of totalBytes whose main job does not
 // tell what memory is free: then all of it is. 0: the device's is not known either.
 func WithDevice(c pipefill.BubbleCycle, totalBytes int64) pipefill.BubbleCycle {

@@ -77,7 +77,7 @@ func limitOf(job string, config *Config, index int, c pipefill.BubbleCycle) *Lim
 		l.Kind = LimitBubbles
 		return l
 	}
-	if stays := config.staysBytes(); c.AlwaysFreeBytes > 0 && stays > c.AlwaysFreeBytes {
+	if stays := config.staysBytes(); stays > alwaysFree(c) {
 		l.Kind, l.Need, l.Have = LimitAlwaysFree, stays, c.AlwaysFreeBytes
 		return l
 	}
@@ -88,9 +88,9 @@ func limitOf(job string, config *Config, index int, c pipefill.BubbleCycle) *Lim
 		}
 	}
 	if worst == nil && config.live() {
-		search := newSearch(newCuts(newWay(config, index, bubbles), c.AlwaysFreeBytes))
+		search := newSearch(newCuts(newWay(config, index, bubbles), alwaysFree(c)))
 		if o := search.run(); o.passes == 0 {
-			return search.stuck(*l, o.start, c.AlwaysFreeBytes)
+			return search.stuck(*l, o.start, alwaysFree(c))
 		}
 	}
 	return worst
@@ -164,7 +164,7 @@ func Explain(p Profile, c pipefill.BubbleCycle) ([]Verdict, error) {
 	for i := range p.Configs {
 		v := Verdict{Job: p.Name, Config: i, Label: p.Configs[i].label(i)}
 		alone := Profile{Name: p.Name, Configs: p.Configs[i : i+1]}
-		if b := single(&alone, offered(c), c.AlwaysFreeBytes); b != nil {
+		if b := single(&alone, offered(c), alwaysFree(c)); b != nil {
 			v.SamplesPerCycle = b.rate.float()
 		} else {
 			v.Limit = limitOf(p.Name, &p.Configs[i], i, c)

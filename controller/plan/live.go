@@ -23,7 +23,7 @@ func newCuts(w *way, alwaysFree int64) *cuts {
 		} else {
 			stays += live
 		}
-		c.allowed[p] = alwaysFree == 0 || stays <= alwaysFree
+		c.allowed[p] = stays <= alwaysFree
 	}
 	return c
 }
@@ -55,11 +55,11 @@ func (c *cuts) each(first, j int, f func(cut)) {
 	if c.room[j] < 0 || budget < 0 {
 		return
 	}
-	limit, whole := c.ops, true
-	if table := c.blocked[j]; table != nil {
-		limit, whole = min(limit, int(table[first])), false
-	}
-	for d := 1; d <= limit; d++ {
+	whole := c.room[j] >= c.peak
+	for d := 1; d <= c.ops; d++ {
+		if !whole && c.peaks[first+d-1] > c.room[j] {
+			return
+		}
 		took := c.sums[first+d] - c.sums[first]
 		if took > budget {
 			return

@@ -103,8 +103,9 @@ type best struct {
 	period int
 }
 
-// single finds the best single configuration; nil if none runs at all.
-func single(p *Profile, bubbles []pipefill.Bubble, alwaysFree int64) *best {
+// single finds the best single configuration; nil if none runs at all. always is
+// what is free all the time.
+func single(p *Profile, bubbles []pipefill.Bubble, always int64) *best {
 	type entry struct {
 		w     *way
 		bound float64
@@ -114,7 +115,7 @@ func single(p *Profile, bubbles []pipefill.Bubble, alwaysFree int64) *best {
 	}
 	var order []entry
 	for i := range p.Configs {
-		if alwaysFree > 0 && p.Configs[i].staysBytes() > alwaysFree {
+		if p.Configs[i].staysBytes() > always {
 			continue
 		}
 		w := newWay(&p.Configs[i], i, bubbles)
@@ -133,7 +134,7 @@ func single(p *Profile, bubbles []pipefill.Bubble, alwaysFree int64) *best {
 		var walks walker = e.w
 		var o orbit
 		if e.w.config.live() {
-			s := newSearch(newCuts(e.w, alwaysFree))
+			s := newSearch(newCuts(e.w, always))
 			walks, o = s, s.run()
 		} else {
 			o, _ = e.w.follow(found.float())
@@ -159,7 +160,7 @@ func Single(p Profile, c pipefill.BubbleCycle) (Plan, error) {
 	if err := check(c, &p); err != nil {
 		return Plan{}, err
 	}
-	b := single(&p, offered(c), c.AlwaysFreeBytes)
+	b := single(&p, offered(c), alwaysFree(c))
 	if b == nil {
 		return Plan{}, cannotFit([]Profile{p}, c)
 	}

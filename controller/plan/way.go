@@ -2,6 +2,7 @@ package plan
 
 import (
 	"math"
+	"slices"
 	"sort"
 
 	"pipefill"
@@ -23,7 +24,8 @@ type way struct {
 	sums    []int64 // of op times from op 0 on, over two passes
 	budget  []int64 // by bubble: for ops; negative: none
 	room    []int64 // by bubble: for an op's peak
-	blocked [][]int32
+	peaks   []int64 // of ops, over two passes; nil: every bubble has room for all
+	tops    []int64 // the largest of each block of them
 }
 
 // newWay looks at a configuration once, without making tables.
@@ -65,32 +67,31 @@ func (w *way) prepare() {
 	for i := range 2 * n {
 		w.sums[i+1] = w.sums[i] + w.config.Ops[i%n].TimeNs
 	}
-	w.blocked = make([][]int32, len(w.bubbles))
-	tables := map[int64][]int32{}
-	for j, room := range w.room {
-		if room >= w.peak {
-			continue
-		}
-		if tables[room] == nil {
-			tables[room] = w.untilBlocked(room)
-		}
-		w.blocked[j] = tables[room]
+	if len(w.room) == 0 || slices.Min(w.room) >= w.peak {
+		return
+	}
+	w.peaks = make([]int64, 2*n)
+	w.tops = make([]int64, (2*n+block-1)/block)
+	for i := range w.peaks {
+		w.peaks[i] = w.config.Ops[i%n].PeakBytes
+		w.tops[i/block] = max(w.tops[i/block], w.peaks[i])
 	}
 }
 
-// untilBlocked counts for each op how many, from it on, need no more than room.
-func (w *way) untilBlocked(room int64) []int32 {
-	table := make([]int32, w.ops)
-	free := int32(0)
-	for i := 2*w.ops - 1; i >= 0; i-- {
-		if w.config.Ops[i%w.ops].PeakBytes > room {
-			free = 0
-		} else {
-			free++
+// block is how many ops are looked over at once for one that needs too much.
+const block = 32
+
+// roomy counts the ops from first on, at most count, that need no more than room.
+func (w *way) roomy(first, count int, room int64) int {
+	for i := first; i < first+count; i++ {
+		switch {
+		case w.tops[i/block] <= room:
+			i += block - i%block - 1
+		case w.peaks[i] > room:
+			return i - first
 		}
-		table[i%w.ops] = free
 	}
-	return table
+	return count
 }
 
 // step is how far a chunk that begins with op first gets in bubble j: whole
@@ -104,17 +105,16 @@ func (w *way) within(first, j int, budget int64) (passes int64, ops int) {
 	if budget < 0 || w.room[j] < 0 {
 		return 0, 0
 	}
-	limit := w.ops
-	if table := w.blocked[j]; table != nil {
-		limit = min(limit, int(table[first]))
-	} else if budget >= w.passNs {
-		passes = min(budget/w.passNs, maxPasses)
-		budget -= passes * w.passNs
-		if passes == maxPasses {
-			return passes, 0
-		}
+	if w.room[j] < w.peak {
+		return 0, w.roomy(first, w.reach(first, w.ops, w.sums[first]+budget), w.room[j])
 	}
-	return passes, w.reach(first, limit, w.sums[first]+budget)
+	if budget >= w.passNs {
+		if passes = budget / w.passNs; passes > maxPasses {
+			return maxPasses, 0
+		}
+		budget -= passes * w.passNs
+	}
+	return passes, w.reach(first, w.ops, w.sums[first]+budget)
 }
 
 // reach counts the ops from first on, at most limit, whose sum stays within
