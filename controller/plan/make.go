@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 
 	"pipefill"
@@ -8,28 +9,63 @@ import (
 
 // Options are what Make may use besides, and may not.
 type Options struct {
-	SingleOnly bool // one configuration only: the mode of programs that cannot change theirs
+	SingleOnly bool        // one configuration a job: for programs that cannot change theirs
+	MainState  []MainState // what the main job could move to the host over some bubbles
 }
 
 // Make returns the best plan of all forms for the jobs ps on a device with the
-// bubble cycle c.
+// bubble cycle c: one configuration or a mix for each job, each bubble for one
+// job, and main state moved away where that pays for itself. Several jobs'
+// samples are weighed by the time that they take on an idle device.
 func Make(c pipefill.BubbleCycle, ps []Profile, o Options) (Plan, error) {
+	if err := checkAll(c, ps, o); err != nil {
+		return Plan{}, err
+	}
+	bubbles, away := offered(c), []MainOffload(nil)
+	if len(o.MainState) > 0 {
+		bubbles, away = offloaded(bubbles, o.MainState,
+			func(b []pipefill.Bubble) float64 { return valueOf(ps, b, alwaysFree(c)) },
+			func(b []pipefill.Bubble) float64 { return boundOf(ps, b, alwaysFree(c)) })
+	}
+	if len(ps) == 1 {
+		b := one(&ps[0], bubbles, alwaysFree(c), o)
+		if b == nil {
+			return Plan{}, cannotFit(ps, c)
+		}
+		p := makePlan(c, b.rate.float(), b.period, []string{ps[0].Name}, b.chunks)
+		p.MainOffload = away
+		return p, nil
+	}
+	d := shared(ps, bubbles, alwaysFree(c), o)
+	if d == nil {
+		return Plan{}, cannotFit(ps, c)
+	}
+	p := d.plan(c, ps)
+	p.MainOffload = away
+	return p, nil
+}
+
+func checkAll(c pipefill.BubbleCycle, ps []Profile, o Options) error {
 	if len(ps) == 0 {
-		return Plan{}, pipefill.Errorf(pipefill.CodeInvalid, "plan: there is no profile")
+		return pipefill.Errorf(pipefill.CodeInvalid, "plan: there is no profile")
 	}
 	for i := range ps {
 		if err := check(c, &ps[i]); err != nil {
-			return Plan{}, err
+			return err
 		}
 		if slices.ContainsFunc(ps[:i], func(p Profile) bool { return p.Name == ps[i].Name }) {
-			return Plan{}, pipefill.Errorf(pipefill.CodeInvalid, "plan: two profiles are named %q: rename one", ps[i].Name)
+			return pipefill.Errorf(pipefill.CodeInvalid, "plan: two profiles are named %q: rename one", ps[i].Name)
 		}
 	}
-	b := one(&ps[0], offered(c), alwaysFree(c), o)
-	if b == nil {
-		return Plan{}, cannotFit(ps, c)
+	for i, s := range o.MainState {
+		if slices.ContainsFunc(o.MainState[:i], func(x MainState) bool { return x.Name == s.Name }) {
+			return pipefill.Errorf(pipefill.CodeInvalid, "plan: two parts of the main job's state are named %q: rename one", s.Name)
+		}
+		if outside(s.Bytes) || outside(s.OutNs) || outside(s.InNs) {
+			return pipefill.Errorf(pipefill.CodeInvalid, "plan: main state %q has a value that is out of its range", s.Name)
+		}
 	}
-	return makePlan(c, b.rate.float(), b.period, []string{ps[0].Name}, b.chunks), nil
+	return nil
 }
 
 // one is the best for one job: a single configuration, or a mix.
@@ -42,4 +78,37 @@ func one(p *Profile, bubbles []pipefill.Bubble, always int64, o Options) *best {
 		return m
 	}
 	return b
+}
+
+// valueOf is what the best job makes of bubbles by itself, in useful nanoseconds
+// a cycle.
+func valueOf(ps []Profile, bubbles []pipefill.Bubble, always int64) float64 {
+	value := 0.0
+	for i := range ps {
+		if b := single(&ps[i], bubbles, always); b != nil {
+			value = max(value, b.rate.float()*worth(&ps[i]))
+		}
+	}
+	return value
+}
+
+// boundOf is more than valueOf can be.
+func boundOf(ps []Profile, bubbles []pipefill.Bubble, always int64) float64 {
+	bound := 0.0
+	for i := range ps {
+		for k := range ps[i].Configs {
+			if c := &ps[i].Configs[k]; c.staysBytes() <= always {
+				bound = max(bound, newWay(c, k, bubbles).bound()*worth(&ps[i]))
+			}
+		}
+	}
+	return bound
+}
+
+// sortChunks puts chunks into the order in which they run. at is the place of
+// each bubble's index in the cycle.
+func sortChunks(chunks []Chunk, at map[int]int) {
+	slices.SortStableFunc(chunks, func(a, b Chunk) int {
+		return cmp.Or(cmp.Compare(a.Cycle, b.Cycle), cmp.Compare(at[a.Bubble], at[b.Bubble]))
+	})
 }

@@ -18,11 +18,11 @@ func (m moment) before(other moment) bool {
 	return m.slot < other.slot || m.slot == other.slot && m.used < other.used
 }
 
-// finish runs one pass from m on, as far as fits in each bubble, and tells when
-// it ends, and after how many bubbles; false if it never does. visit, if there
-// is one, gets each chunk.
-func (w *way) finish(m moment, visit func(slot, first, ops int)) (end moment, steps int, ok bool) {
-	first, idle := 0, 0
+// finish runs a pass from m on, with op first next, as far as fits in each
+// bubble, and tells when it ends, and after how many bubbles; false if it never
+// does. visit, if there is one, gets each chunk.
+func (w *way) finish(m moment, first int, visit func(slot, first, ops int)) (end moment, steps int, ok bool) {
+	idle := 0
 	for n := len(w.bubbles); idle <= n; m = (moment{m.slot + 1, 0}) {
 		steps++
 		j := m.slot % n
@@ -192,7 +192,7 @@ func (m *mix) fill() {
 			if w == nil {
 				continue
 			}
-			end, took, ok := w.finish(m.labels[s].at, nil)
+			end, took, ok := w.finish(m.labels[s].at, 0, nil)
 			steps += took
 			if !ok {
 				usable[i] = nil
@@ -261,7 +261,7 @@ func (m *mix) emit(job string, stretch []int, cycles int) []Chunk {
 	own, wrapped := make([][]Chunk, round), make([][]Chunk, round)
 	for i, s := range stretch[:len(stretch)-1] {
 		w := m.ways[m.labels[stretch[i+1]].way]
-		w.finish(m.labels[s].at, func(slot, first, ops int) {
+		w.finish(m.labels[s].at, 0, func(slot, first, ops int) {
 			to := own
 			if slot -= base; slot >= round {
 				slot, to = slot-round, wrapped

@@ -3,6 +3,7 @@ package plan_test
 import (
 	"fmt"
 	"math/big"
+	"slices"
 
 	"pgregory.net/rapid"
 
@@ -125,61 +126,111 @@ func karp(arcs [][]arc) *big.Rat {
 	return best
 }
 
-// replay runs a plan's chunks over its period twice, as a node would, and
-// returns the samples of each job that end in the second one.
-func replay(p plan.Plan, cycles []pipefill.BubbleCycle, profiles []plan.Profile) (map[string]int64, error) {
-	byName := map[string]*plan.Profile{}
+// position is where a job is.
+type position struct{ config, op int }
+
+// runner runs chunks as a node would, and refuses what the rules do not allow.
+type runner struct {
+	cycles   []pipefill.BubbleCycle // by device
+	profiles map[string]*plan.Profile
+	at       map[string]position
+	stays    map[string]int64 // the most that each job leaves between chunks
+	apart    bool             // what is beside a job is not looked at
+}
+
+func newRunner(cycles []pipefill.BubbleCycle, profiles []plan.Profile) *runner {
+	r := &runner{cycles: cycles, profiles: map[string]*plan.Profile{}, at: map[string]position{}, stays: map[string]int64{}}
 	for i := range profiles {
-		byName[profiles[i].Name] = &profiles[i]
+		r.profiles[profiles[i].Name] = &profiles[i]
 	}
+	return r
+}
+
+// run runs chunks over so many cycles, and returns the samples of the passes
+// that end. A gang's devices all run what the first does.
+func (r *runner) run(chunks []plan.Chunk, cycles int) (map[string]int64, error) {
 	type place struct{ cycle, device, bubble int }
-	type position struct{ config, op int }
-	at := map[string]position{}
-	samples := map[string]int64{}
-	for round := range 2 {
-		clear(samples)
-		used := map[place]int64{}
-		started := map[string]bool{}
-		lastCycle, lastSlot := -1, -1
-		for i, k := range p.Chunks {
-			profile := byName[k.Job]
-			if profile == nil || k.Config < 0 || k.Config >= len(profile.Configs) || k.OpCount < 1 {
-				return nil, fmt.Errorf("chunk %d: %+v of no job", i, k)
+	samples, used := map[string]int64{}, map[place]int64{}
+	lastCycle, lastSlot := 0, -1
+	for i, k := range chunks {
+		profile := r.profiles[k.Job]
+		if profile == nil || k.Config < 0 || k.Config >= len(profile.Configs) || k.OpCount < 1 {
+			return nil, fmt.Errorf("chunk %d: %+v of no job", i, k)
+		}
+		c := &profile.Configs[k.Config]
+		slot := slices.IndexFunc(r.cycles[k.Device].Bubbles, func(b pipefill.Bubble) bool { return b.Index == k.Bubble })
+		if slot < 0 || k.Cycle < 0 || k.Cycle >= cycles || k.Device == 0 && (k.Cycle < lastCycle || k.Cycle == lastCycle && slot < lastSlot) {
+			return nil, fmt.Errorf("chunk %d: %+v in no bubble, or out of order", i, k)
+		}
+		b := r.cycles[k.Device].Bubbles[slot]
+		timeNs, peak, ok := fits(c, k.FirstOp, k.OpCount, b, r.cycles[k.Device].AlwaysFreeBytes)
+		used[place{k.Cycle, k.Device, slot}] += k.TimeNs
+		if !ok || timeNs != k.TimeNs || peak != k.PeakBytes || used[place{k.Cycle, k.Device, slot}] > b.DurationNs {
+			return nil, fmt.Errorf("chunk %d: %+v takes %d ns and %d bytes in %+v", i, k, timeNs, peak, b)
+		}
+		if k.Device > 0 {
+			continue
+		}
+		lastCycle, lastSlot = k.Cycle, slot
+		now, known := r.at[k.Job]
+		if !known {
+			now = position{k.Config, k.FirstOp}
+		}
+		if now.op == 0 {
+			now.config = k.Config // a new pass may be another one
+		}
+		if now != (position{k.Config, k.FirstOp}) {
+			return nil, fmt.Errorf("chunk %d: %+v, but %s is at %+v", i, k, k.Job, now)
+		}
+		end := k.FirstOp + k.OpCount
+		samples[k.Job] += int64(end/len(c.Ops)) * c.BatchSize
+		r.at[k.Job] = position{k.Config, end % len(c.Ops)}
+		r.stays[k.Job] = max(r.stays[k.Job], stays(c, end))
+	}
+	if r.apart {
+		return samples, nil
+	}
+	return samples, r.together(chunks)
+}
+
+func stays(c *plan.Config, end int) int64 {
+	live := c.Ops[(end+len(c.Ops)-1)%len(c.Ops)].LiveBytes
+	switch {
+	case c.SwapInNs == 0 && c.SwapOutNs == 0:
+		return c.ResidentBytes + live
+	case c.ResidentBytes == 0:
+		return live
+	}
+	return 0
+}
+
+// together checks what several jobs leave on one device.
+func (r *runner) together(chunks []plan.Chunk) error {
+	var sum int64
+	for _, bytes := range r.stays {
+		sum += bytes
+	}
+	if always := r.cycles[0].AlwaysFreeBytes; always > 0 && sum > always {
+		return fmt.Errorf("%d bytes stay, %d are always free", sum, always)
+	}
+	for _, k := range chunks {
+		for _, b := range r.cycles[k.Device].Bubbles {
+			if b.Index == k.Bubble && k.PeakBytes+sum-r.stays[k.Job] > b.FreeBytes {
+				return fmt.Errorf("%+v: beside %d bytes of others in %+v", k, sum-r.stays[k.Job], b)
 			}
-			c := &profile.Configs[k.Config]
-			slot := -1
-			for s, b := range cycles[k.Device].Bubbles {
-				if b.Index == k.Bubble {
-					slot = s
-				}
-			}
-			if slot < 0 || k.Cycle < 0 || k.Cycle >= p.PeriodCycles || k.Cycle < lastCycle || k.Cycle == lastCycle && slot < lastSlot {
-				return nil, fmt.Errorf("chunk %d: %+v in no bubble, or out of order", i, k)
-			}
-			lastCycle, lastSlot = k.Cycle, slot
-			b := cycles[k.Device].Bubbles[slot]
-			timeNs, peak, ok := fits(c, k.FirstOp, k.OpCount, b, cycles[k.Device].AlwaysFreeBytes)
-			used[place{k.Cycle, k.Device, slot}] += k.TimeNs
-			if !ok || timeNs != k.TimeNs || peak != k.PeakBytes || used[place{k.Cycle, k.Device, slot}] > b.DurationNs {
-				return nil, fmt.Errorf("chunk %d: %+v takes %d ns and %d bytes in %+v", i, k, timeNs, peak, b)
-			}
-			now, known := at[k.Job]
-			if !known {
-				now = position{k.Config, k.FirstOp}
-			}
-			if now.op == 0 {
-				now.config = k.Config // a new pass may be another one
-			}
-			if now != (position{k.Config, k.FirstOp}) {
-				return nil, fmt.Errorf("round %d chunk %d: %+v, but %s is at %+v", round, i, k, k.Job, now)
-			}
-			started[k.Job] = true
-			end := k.FirstOp + k.OpCount
-			samples[k.Job] += int64(end/len(c.Ops)) * c.BatchSize
-			at[k.Job] = position{k.Config, end % len(c.Ops)}
 		}
 	}
-	return samples, nil
+	return nil
+}
+
+// replay runs a plan's period twice and returns the samples of each job in the
+// second one.
+func replay(p plan.Plan, cycles []pipefill.BubbleCycle, profiles []plan.Profile) (map[string]int64, error) {
+	r := newRunner(cycles, profiles)
+	if _, err := r.run(p.Chunks, p.PeriodCycles); err != nil {
+		return nil, err
+	}
+	return r.run(p.Chunks, p.PeriodCycles)
 }
 
 // Small cases with everything in them that the rules speak of.

@@ -95,6 +95,11 @@ func (w *way) emit(job string, o orbit) []Chunk {
 	return chunks
 }
 
+// walker goes through cycles in one way: as far as fits, or by cuts.
+type walker interface {
+	emit(job string, o orbit) []Chunk
+}
+
 // best is the best configuration of a profile on some bubbles.
 type best struct {
 	rate   rate
@@ -109,9 +114,6 @@ func single(p *Profile, bubbles []pipefill.Bubble, always int64) *best {
 	type entry struct {
 		w     *way
 		bound float64
-	}
-	type walker interface {
-		emit(job string, o orbit) []Chunk
 	}
 	var order []entry
 	for i := range p.Configs {

@@ -1,0 +1,84 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"pipefill"
+)
+
+// MainState is state of the main job that it does not need during the bubbles,
+// like its optimizer's: it may leave the device over some of them. The transfers
+// take from the bubbles in which they run.
+type MainState struct {
+	Name  string
+	Bytes int64
+	OutNs int64
+	InNs  int64
+}
+
+// offloadTries bounds how many places are planned with, best first.
+const offloadTries = 64
+
+// without is the bubbles when state is away from bubble out to bubble in.
+func without(bubbles []pipefill.Bubble, s MainState, out, in int) []pipefill.Bubble {
+	changed := slices.Clone(bubbles)
+	for j := out; j <= in; j++ {
+		changed[j].FreeBytes = min(changed[j].FreeBytes+s.Bytes, most)
+	}
+	changed[out].DurationNs -= s.OutNs
+	changed[in].DurationNs -= s.InNs
+	return changed
+}
+
+// offloaded moves main state away where that pays for itself: state after state,
+// the place that gives most, and none where nothing does.
+func offloaded(bubbles []pipefill.Bubble, states []MainState, value func([]pipefill.Bubble) float64, bound func([]pipefill.Bubble) float64) ([]pipefill.Bubble, []MainOffload) {
+	var chosen []MainOffload
+	now := value(bubbles)
+	for _, s := range states {
+		type place struct {
+			out, in int
+			bound   float64
+		}
+		var places []place
+		for out := range bubbles {
+			for in := out; in < len(bubbles); in++ {
+				changed := without(bubbles, s, out, in)
+				if changed[out].DurationNs < 0 || changed[in].DurationNs < 0 {
+					continue
+				}
+				places = append(places, place{out, in, bound(changed)})
+			}
+		}
+		slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(b.bound, a.bound) })
+		var best *place
+		for i := range places[:min(len(places), offloadTries)] {
+			if places[i].bound <= now {
+				break
+			}
+			if v := value(without(bubbles, s, places[i].out, places[i].in)); v > now*(1+1e-9) {
+				best, now = &places[i], v
+			}
+		}
+		if best == nil {
+			continue
+		}
+		chosen = append(chosen, MainOffload{s.Name, s.Bytes, bubbles[best.out].Index, bubbles[best.in].Index})
+		bubbles = without(bubbles, s, best.out, best.in)
+	}
+	return bubbles, chosen
+}
+
+// awayBubbles are a cycle's bubbles as a plan has them: with what it moves away.
+func awayBubbles(c pipefill.BubbleCycle, p Plan, states []MainState) []pipefill.Bubble {
+	bubbles := offered(c)
+	place := func(index int) int {
+		return slices.IndexFunc(bubbles, func(b pipefill.Bubble) bool { return b.Index == index })
+	}
+	for _, away := range p.MainOffload {
+		i := slices.IndexFunc(states, func(s MainState) bool { return s.Name == away.Name })
+		bubbles = without(bubbles, states[i], place(away.OutBubble), place(away.InBubble))
+	}
+	return bubbles
+}
