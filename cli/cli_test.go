@@ -15,6 +15,7 @@ import (
 	"pipefill"
 	"pipefill/api"
 	"pipefill/cli"
+	"pipefill/controller/plan"
 )
 
 // fake is a controller that can fail every call.
@@ -206,6 +207,13 @@ func TestSlotsAndBubbles(t *testing.T) {
 	_, table, _ = run(t, f.endpoint, "bubbles", "3")
 	if !strings.Contains(table, "n0   cpu:0      1 fwd-bwd     30.0      20.0 3.0GiB") {
 		t.Errorf("bubbles:\n%s", table)
+	}
+	_, text, _ := run(t, f.endpoint, "bubbles", "--cycle", "n0/cpu:0", "3")
+	if c, err := plan.DecodeCycle(strings.NewReader(text), "stdout"); err != nil || c.Bubbles[0].FreeBytes != 3<<30 {
+		t.Errorf("--cycle: %v\n%s", err, text)
+	}
+	if status, _, _ := run(t, f.endpoint, "bubbles", "--cycle", "n1/cpu:0", "3"); status != 3 {
+		t.Errorf("the cycle of an unknown device: status %d, want 3", status)
 	}
 	if status, _, _ := run(t, f.endpoint, "bubbles", "99"); status != 3 {
 		t.Errorf("an unknown main job: status %d, want 3", status)

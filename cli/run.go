@@ -91,9 +91,11 @@ func (p *program) app() *cli.App {
 		Version: pipefill.Version(), HideHelpCommand: true, UseShortOptionHandling: true,
 		Writer: p.env.Stdout, ErrWriter: p.env.Stderr, Reader: p.env.Stdin,
 		// It would exit the process itself.
-		ExitErrHandler:  func(*cli.Context, error) {},
-		OnUsageError:    usageError,
-		CommandNotFound: func(*cli.Context, string) {},
+		ExitErrHandler: func(*cli.Context, error) {},
+		// Commands, files and devices have commas in them: such flags are repeated instead.
+		DisableSliceFlagSeparator: true,
+		OnUsageError:              usageError,
+		CommandNotFound:           func(*cli.Context, string) {},
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "controller", EnvVars: []string{"PIPEFILL_CONTROLLER"}, Value: defaultController, Usage: "pipefillctld: unix:/PATH or http://HOST:PORT"},
 		},
@@ -108,7 +110,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("hold", "keep fill jobs from being started", controller.Hold),
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
-			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.traceCommand(), p.profileCommand(),
+			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.traceCommand(), p.profileCommand(), p.planCommand(),
 			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(),
 		},
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -9,6 +10,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 )
 
 func percent(part, whole int64) string {
@@ -88,7 +90,8 @@ var bubbleColumns = []column[bubbleRow]{
 
 func (p *program) bubblesCommand() *cli.Command {
 	return command(&cli.Command{
-		Name: "bubbles", Usage: "show the bubble cycle of a running main job, device by device", ArgsUsage: "JOB", Flags: outputFlags(),
+		Name: "bubbles", Usage: "show the bubble cycle of a running main job, device by device", ArgsUsage: "JOB",
+		Flags: outputFlags(&cli.StringFlag{Name: "cycle", Usage: "print the cycle of `NODE/DEVICE` as a file for pipefill-cli plan"}),
 		Action: func(c *cli.Context) error {
 			ids, err := jobNumbers(c)
 			if err != nil {
@@ -101,6 +104,9 @@ func (p *program) bubblesCommand() *cli.Command {
 				slots, err := from.Slots(ctx)
 				if err != nil {
 					return err
+				}
+				if c.IsSet("cycle") {
+					return p.printCycle(slots, ids[0], c.String("cycle"))
 				}
 				rows, found := bubbleRows(slots, ids[0])
 				if !found {
@@ -123,4 +129,20 @@ func bubbleRows(slots []api.Slot, job int64) (rows []bubbleRow, found bool) {
 		}
 	}
 	return rows, found
+}
+
+// printCycle prints one device's cycle as plan reads it.
+func (p *program) printCycle(slots []api.Slot, job int64, place string) error {
+	for _, s := range slots {
+		if s.Main.Job.JobID != job || s.Node+"/"+string(s.Main.Device) != place {
+			continue
+		}
+		if len(s.Main.Cycle.Bubbles) == 0 {
+			return pipefill.Errorf(pipefill.CodeConflict, "main job %d on %s: no bubble is offered: wait until some are learned", job, place)
+		}
+		encoder := json.NewEncoder(p.env.Stdout)
+		encoder.SetIndent("", " ")
+		return encoder.Encode(plan.WithDevice(s.Main.Cycle, 0))
+	}
+	return pipefill.Errorf(pipefill.CodeNotFound, "main job %d has no device %s: write NODE/DEVICE as in pipefill-cli bubbles %d", job, place, job)
 }

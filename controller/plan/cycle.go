@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"pipefill"
 )
@@ -72,23 +73,27 @@ func alwaysFree(c pipefill.BubbleCycle) int64 {
 	return most
 }
 
-// WithDevice returns the cycle of a device of totalBytes whose main job does not
-// tell what memory is free: then all of it is. 0: the device's is not known either.
+// WithDevice returns a cycle that a node has learned as DecodeCycle would read
+// it: starts, which are learned one by one, in order and within the iteration,
+// and where the main job does not tell what memory is free, all that the device
+// has (totalBytes, 0: not known either).
 func WithDevice(c pipefill.BubbleCycle, totalBytes int64) pipefill.BubbleCycle {
+	c.Version = Version
 	known := c.AlwaysFreeBytes > 0
 	for _, b := range c.Bubbles {
 		known = known || b.FreeBytes > 0
 	}
-	if known {
-		return c
-	}
 	if totalBytes <= 0 {
 		totalBytes = most
 	}
-	bubbles := make([]pipefill.Bubble, len(c.Bubbles))
-	copy(bubbles, c.Bubbles)
+	bubbles := slices.Clone(c.Bubbles)
+	var last int64
 	for i := range bubbles {
-		bubbles[i].FreeBytes = totalBytes
+		last = max(last, min(bubbles[i].StartNs, c.IterationNs-1), 0)
+		bubbles[i].StartNs = last
+		if !known {
+			bubbles[i].FreeBytes = totalBytes
+		}
 	}
 	c.Bubbles = bubbles
 	return c

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"pipefill"
 )
@@ -155,41 +154,5 @@ func advice(kind LimitKind) string {
 	}[kind]
 }
 
-// Explain says of each configuration why it cannot run, or what it gives alone.
-func Explain(p Profile, c pipefill.BubbleCycle) ([]Verdict, error) {
-	if err := check(c, &p); err != nil {
-		return nil, err
-	}
-	var out []Verdict
-	for i := range p.Configs {
-		v := Verdict{Job: p.Name, Config: i, Label: p.Configs[i].label(i)}
-		alone := Profile{Name: p.Name, Configs: p.Configs[i : i+1]}
-		if b := single(&alone, offered(c), alwaysFree(c)); b != nil {
-			v.SamplesPerCycle = b.rate.float()
-		} else {
-			v.Limit = limitOf(p.Name, &p.Configs[i], i, c)
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-// Verdict is what one configuration gives.
-type Verdict struct {
-	Job             string
-	Config          int
-	Label           string
-	SamplesPerCycle float64
-	Limit           *Limit // nil: it runs
-}
-
 // LimitOf returns the limit in an error's chain.
 func LimitOf(err error) (*Limit, bool) { return errors.AsType[*Limit](err) }
-
-// String is a line about the verdict.
-func (v Verdict) String() string {
-	if v.Limit != nil {
-		return strings.TrimSuffix(v.Limit.Error(), ".")
-	}
-	return fmt.Sprintf("%s of %q: %.4g samples a cycle", v.Label, v.Job, v.SamplesPerCycle)
-}

@@ -21,28 +21,36 @@ func Make(c pipefill.BubbleCycle, ps []Profile, o Options) (Plan, error) {
 	if err := checkAll(c, ps, o); err != nil {
 		return Plan{}, err
 	}
-	bubbles, away := offered(c), []MainOffload(nil)
+	made, useful, ok := form(c, ps, offered(c), o)
 	if len(o.MainState) > 0 {
-		bubbles, away = offloaded(bubbles, o.MainState,
+		bubbles, away := offloaded(offered(c), o.MainState,
 			func(b []pipefill.Bubble) float64 { return valueOf(ps, b, alwaysFree(c)) },
 			func(b []pipefill.Bubble) float64 { return boundOf(ps, b, alwaysFree(c)) })
+		if other, more, fits := form(c, ps, bubbles, o); fits && away != nil && more > useful {
+			made, ok = other, true
+			made.MainOffload = away
+		}
 	}
+	if !ok {
+		return Plan{}, cannotFit(ps, c)
+	}
+	return made, nil
+}
+
+// form is the best plan for some bubbles of c, and its useful nanoseconds a cycle.
+func form(c pipefill.BubbleCycle, ps []Profile, bubbles []pipefill.Bubble, o Options) (p Plan, useful float64, ok bool) {
 	if len(ps) == 1 {
 		b := one(&ps[0], bubbles, alwaysFree(c), o)
 		if b == nil {
-			return Plan{}, cannotFit(ps, c)
+			return Plan{}, 0, false
 		}
-		p := makePlan(c, b.rate.float(), b.period, []string{ps[0].Name}, b.chunks)
-		p.MainOffload = away
-		return p, nil
+		return makePlan(c, b.rate.float(), b.period, []string{ps[0].Name}, b.chunks), b.rate.float() * worth(&ps[0]), true
 	}
 	d := shared(ps, bubbles, alwaysFree(c), o)
 	if d == nil {
-		return Plan{}, cannotFit(ps, c)
+		return Plan{}, 0, false
 	}
-	p := d.plan(c, ps)
-	p.MainOffload = away
-	return p, nil
+	return d.plan(c, ps), d.worth, true
 }
 
 func checkAll(c pipefill.BubbleCycle, ps []Profile, o Options) error {

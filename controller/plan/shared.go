@@ -73,9 +73,16 @@ func shared(ps []Profile, bubbles []pipefill.Bubble, always int64, o Options) *d
 			}
 		}
 	}
-	full := s.divide(owners, func(p *Profile, b []pipefill.Bubble, always int64) *best { return one(p, b, always, o) })
-	if full != nil && full.worth > found.worth {
-		return full
+	// Mixes only at the end: of the division that was found, and of all for one.
+	full := func(p *Profile, b []pipefill.Bubble, always int64) *best { return one(p, b, always, o) }
+	ends := [][]int{owners}
+	for i := range ps {
+		ends = append(ends, slices.Repeat([]int{i}, len(bubbles)))
+	}
+	for _, owners := range ends {
+		if d := s.divide(owners, full); d != nil && d.worth > found.worth*(1+1e-9) {
+			found = d
+		}
 	}
 	return found
 }
