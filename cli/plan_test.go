@@ -1,34 +1,11 @@
 package cli_test
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// golden compares text with a file of testdata, or writes it with -update.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it:\n%s", path, diff)
-	}
-}
 
 // planArgs are arguments of plan on the files of testdata/plan.
 func planArgs(profiles string, more ...string) []string {
@@ -58,7 +35,7 @@ func TestPlan_Golden(t *testing.T) {
 			if status != tc.status {
 				t.Errorf("status %d, want %d", status, tc.status)
 			}
-			golden(t, "plan/"+tc.name+".golden", out+"--- standard error\n"+errs)
+			golden(t, "plan/"+tc.name, out+"--- standard error\n"+errs)
 		})
 	}
 }
