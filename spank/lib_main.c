@@ -216,9 +216,10 @@ static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 	uint64_t floor_ns = LOAD(main->control->floor_ns);
 	uint64_t usable_ns;
 
-	if (!predicted_ns)
-		return 0;
-	if (predicted_ns <= guard_ns)
+	/* Fill work that gives way by itself (the floor) costs next to nothing
+	 * in a bubble that turns out shorter, or that was never seen before,
+	 * and one often turns out longer. */
+	if (!predicted_ns || predicted_ns <= guard_ns)
 		return floor_ns;
 	if (share_ppm > PF_SHARE_MAX_PPM)
 		share_ppm = PF_SHARE_MAX_PPM;
@@ -233,8 +234,6 @@ static uint64_t usable(const struct pf_main *main, uint64_t predicted_ns)
 		usable_ns = predicted_ns - guard_ns;
 	if (usable_ns < LOAD(main->control->min_ns))
 		usable_ns = 0;
-	/* Fill work that gives way by itself costs next to nothing in a bubble
-	 * that turns out shorter, and one often turns out longer. */
 	return usable_ns < floor_ns ? floor_ns : usable_ns;
 }
 

@@ -112,8 +112,8 @@ struct pf_control_page {
 	_Atomic uint64_t margin_ns; /* 72: arm this long before next_begin_ns */
 	_Atomic uint32_t fill_stop; /* 80: 1: the fill job is to end */
 	uint32_t pad1;
-	_Atomic uint64_t floor_ns; /* 88: what is offered of a learned bubble,
-				      however short; 0: none */
+	_Atomic uint64_t floor_ns; /* 88: what is offered of a bubble, however
+				      short, learned or not; 0: none */
 	uint8_t pad2[4000];
 };
 

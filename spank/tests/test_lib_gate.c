@@ -86,9 +86,17 @@ static void test_withheld(struct fake_daemon *d, struct pf_main *main)
 	tap_ok(d->main->deadline_ns == d->main->begin_ns + 5000000, "and not more");
 	pf_bubble_end(main);
 	pf_bubble_begin(main, PF_FWD_BWD, 1000);
-	tap_ok(!(d->main->word & PF_WORD_OPEN), "of what is learned only");
+	tap_ok(d->main->word & PF_WORD_OPEN, "learned or not");
+	tap_ok(d->main->deadline_ns == d->main->begin_ns + 5000000,
+	       "for as long");
+	pf_bubble_end(main);
+	pf_bubble_begin(main, PF_COMM, 1001);
+	tap_ok(!(d->main->word & PF_WORD_OPEN), "of the kinds offered");
 	pf_bubble_end(main);
 	d->control->floor_ns = 0;
+	pf_bubble_begin(main, PF_FWD_BWD, 1002);
+	tap_ok(!(d->main->word & PF_WORD_OPEN), "without one, only learned");
+	pf_bubble_end(main);
 	d->control->min_ns = 100000;
 }
 

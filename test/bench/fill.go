@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"pipefill/measure"
@@ -30,7 +33,7 @@ func settings() []setting {
 	// does not cut in: it is the settings that are measured.
 	common := []string{"control: 50%", "budget: 100%"}
 	normal := append([]string{"fill_sched: normal", "guard_ms: 0", "share: 1.3", "min_ms: 1"}, common...)
-	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1", "floor_ms: 5"}, common...)
+	idle := append([]string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1", "floor_ms: 20"}, common...)
 	return []setting{
 		{"fill chunked, normal priority", 2, normal, 2, 75},
 		{"fill signal, normal priority", 0, normal, 2, 70},
@@ -60,6 +63,11 @@ func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration)
 	if err != nil {
 		return report, err
 	}
+	defer func() {
+		if err == nil {
+			err = b.keepTraces(s.name, filepath.Join(c.Dir, "trace"), trainer.Traces)
+		}
+	}()
 	// Past the start of the fill programs and the learning of their bubbles.
 	if err := trainer.AwaitIterations(ctx, trainer.Iterations()+30); err != nil {
 		return report, err
@@ -83,6 +91,20 @@ func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration)
 			return report, nil
 		}
 	}
+}
+
+// keepTraces copies folders of traces to where the user wants them.
+func (b *bench) keepTraces(name string, dirs ...string) error {
+	if b.keep == "" {
+		return nil
+	}
+	for i, dir := range dirs {
+		to := filepath.Join(b.keep, strings.NewReplacer(" ", "-", ",", "").Replace(name), strconv.Itoa(i))
+		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+			return fmt.Errorf("keep traces: %w", err)
+		}
+	}
+	return nil
 }
 
 // stillRun is an error if one of the fill jobs, which have no end, has ended.

@@ -34,6 +34,8 @@ func main() {
 type bench struct {
 	root, build string
 	limit       time.Duration
+	keep        string
+	setting     string
 	stdout      io.Writer
 	now         func() time.Time
 	begin       time.Time
@@ -84,6 +86,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.StringVar(&b.root, "root", ".", "the tree's `FOLDER`")
 	flags.StringVar(&b.build, "build", "build", "`FOLDER` with the built programs")
 	flags.DurationVar(&b.limit, "limit", 25*time.Minute, "the longest that one figure's run may take")
+	flags.StringVar(&b.setting, "setting", "", "of fill, only settings whose name holds this `TEXT`, as SCHED_IDLE")
+	flags.StringVar(&b.keep, "keep", "", "`FOLDER` for the raw traces of fill and guard, one below it for each setting")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -174,6 +178,9 @@ func (b *bench) pause(ctx context.Context, d time.Duration) error {
 // fill measures the three settings that have targets.
 func (b *bench) fill(ctx context.Context) error {
 	for _, s := range settings() {
+		if !strings.Contains(s.name, b.setting) {
+			continue
+		}
 		b.say("%s: %s", s.name, strings.Join(s.node, ", "))
 		report, err := b.measureFill(ctx, s, b.limit)
 		if err != nil {

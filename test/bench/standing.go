@@ -22,7 +22,7 @@ const standingTime = 40 * time.Second
 // between two runs.
 func (b *bench) standing(ctx context.Context) error {
 	s := settings()[2]
-	s.node = []string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1", "floor_ms: 5", "control: 0%", "budget: 100%"}
+	s.node = []string{"fill_sched: idle", "guard_ms: 0", "share: 2", "min_ms: 1", "floor_ms: 20", "control: 0%", "budget: 100%"}
 	var ratios []float64
 	for begin := b.now(); len(ratios) < 3 || b.now().Sub(begin) < b.limit; {
 		var mean [2]float64 // log of ns: without, with
