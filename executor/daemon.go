@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, env Env) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	d, err := newDaemon(cfg, log, c, disk{})
+	d, err := newDaemon(cfg, log, c, newDisk())
 	if err != nil {
 		return err
 	}
@@ -231,6 +231,7 @@ func (d *daemon) close() error {
 			d.ledger.close()
 		}
 		for _, m := range d.mains {
+			errs = append(errs, d.saveMain(m))
 			d.closeMain(m)
 		}
 		d.groups.leave()

@@ -437,6 +437,19 @@ func TestDaemon_AFailingScriptFails(t *testing.T) {
 	}
 }
 
+// TestDaemon_ATaskThatWasNeverTakenIsNoFailure: the plugin ends one that it
+// cannot hand over, and the job did nothing wrong.
+func TestDaemon_ATaskThatWasNeverTakenIsNoFailure(t *testing.T) {
+	s := newSite(t)
+	s.plugin(t, "main", mainKeys, "tasks=1", "options=")
+	s.assign(7)
+	within(t, 5*time.Second, "its assignment", func() bool {
+		return strings.HasPrefix(s.plugin(t, "fill", fillKeys, "pid=1", "partition=pipefill", "options="), "ok")
+	})
+	s.plugin(t, "leave", fillKeys, "status=9")
+	s.awaitEnd(t, pipefill.OutcomeEvicted)
+}
+
 func TestDaemon_TheMainJobsEndEvicts(t *testing.T) {
 	s := newSite(t)
 	// It minds SIGTERM, which a stopped process never sees: the gate is open
@@ -606,6 +619,13 @@ func (d *gatedDisk) replace(path string, data []byte) error {
 		return err
 	}
 	return d.disk.replace(path, data)
+}
+
+func (d *gatedDisk) put(path string, data []byte) error {
+	if err := d.isFull(); err != nil {
+		return err
+	}
+	return d.disk.put(path, data)
 }
 
 func (d *gatedDisk) add(f *os.File, data []byte) error {

@@ -166,7 +166,8 @@ func (n *node) verbLeave(key pipefill.JobKey, uid uint32, step string, m message
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if j := n.mains[key.JobID]; j != nil && j.rec.UID == uid {
-		return ok(), n.leaveMain(j, step)
+		n.leaveMain(j, step)
+		return ok(), nil
 	}
 	if f := n.live(key.JobID); f != nil && f.rec.Assignment.UID == uid {
 		return ok(), n.leaveFill(f, step, int(status))
@@ -187,6 +188,10 @@ func (n *node) leaveFill(f *fillJob, step string, status int) error {
 		return n.saveFill(f, rec)
 	}
 	outcome, reason, exit := judgeStatus(status)
+	if f.rec.Assignment.State == pipefill.AssignmentAttached && status == int(unix.SIGKILL) {
+		// The plugin ends a task that this daemon, away for too long, did not take.
+		outcome, reason = pipefill.OutcomeEvicted, "its program was not started: pipefilld did not answer"
+	}
 	n.finish(f, outcome, reason, exit)
 	return nil
 }
@@ -299,7 +304,7 @@ func (n *node) openMain(p peer, name string) (reply, []*os.File, error) {
 	for i := range m.rec.Devices {
 		if r := &m.rec.Devices[i]; r.Device == d.device.ID {
 			r.opened(p.process)
-			m.dirty = true // tick writes it: a main job is not made to wait for a disk
+			m.dirty = true // tick writes it
 		}
 	}
 	n.changed()

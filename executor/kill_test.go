@@ -53,6 +53,10 @@ func (m *mortal) replace(path string, data []byte) error {
 	return m.around(func() error { return disk{}.replace(path, data) })
 }
 
+func (m *mortal) put(path string, data []byte) error {
+	return m.around(func() error { return disk{}.put(path, data) })
+}
+
 func (m *mortal) add(f *os.File, data []byte) error {
 	return m.around(func() error { return disk{}.add(f, data) })
 }

@@ -53,7 +53,7 @@ type mainJob struct {
 	rec     mainRecord
 	options mainOptions
 	devices []*mainDevice
-	dirty   bool // rec has openers that are not on disk yet
+	dirty   bool // rec is not on disk as it is
 	ending  bool
 	absent  int // how often in a row no process of it was found
 }
@@ -124,10 +124,10 @@ func (n *node) attachMain(key pipefill.JobKey, uid uint32, step string, told mes
 	defer n.mu.Unlock()
 	if m := n.mains[key.JobID]; m != nil {
 		if m.rec.Job == key && m.rec.UID == uid && !m.ending {
-			if err := n.addMainStep(m, step); err != nil {
-				return nil, err
+			if !slices.Contains(m.rec.Steps, step) {
+				m.rec.Steps, m.dirty = append(slices.Clone(m.rec.Steps), step), true
 			}
-			return m.deviceIDs(), nil
+			return m.deviceIDs(), n.saveMain(m)
 		}
 		if m.rec.Job.Restarts >= key.Restarts && m.rec.Job != key || m.rec.UID != uid && !m.ending {
 			return nil, pipefill.Errorf(pipefill.CodeConflict, "job %d is registered as another attempt or user's", key.JobID)
@@ -152,7 +152,8 @@ func (n *node) attachMain(key pipefill.JobKey, uid uint32, step string, told mes
 			return nil, err
 		}
 	}
-	if err := n.state.saveMain(m.rec); err != nil {
+	m.dirty = true
+	if err := n.saveMain(m); err != nil {
 		n.closeMain(m)
 		return nil, err
 	}
@@ -163,16 +164,17 @@ func (n *node) attachMain(key pipefill.JobKey, uid uint32, step string, told mes
 	return m.deviceIDs(), nil
 }
 
-func (n *node) addMainStep(m *mainJob, step string) error {
-	if slices.Contains(m.rec.Steps, step) {
+// saveMain writes the record of a main job, where it has changed.
+func (n *node) saveMain(m *mainJob) error {
+	if !m.dirty {
 		return nil
 	}
-	rec := m.rec
-	rec.Steps = append(slices.Clone(rec.Steps), step)
-	if err := n.state.saveMain(rec); err != nil {
+	if err := n.state.saveMain(m.rec); err != nil {
+		n.fault("state", fmt.Sprintf("state cannot be written, no fill job starts: %v", err))
 		return err
 	}
-	m.rec = rec
+	m.dirty = false
+	n.fault("state", "")
 	return nil
 }
 
@@ -322,18 +324,13 @@ func (m *mainJob) pick(name string, may func(device.Device) bool) *mainDevice {
 }
 
 // leaveMain takes a step of a main job away; with the last one it ends.
-func (n *node) leaveMain(m *mainJob, step string) error {
-	rec := m.rec
-	rec.Steps = slices.DeleteFunc(slices.Clone(rec.Steps), func(s string) bool { return s == step })
-	if len(rec.Steps) == 0 || isBatch(step) {
+func (n *node) leaveMain(m *mainJob, step string) {
+	steps := slices.DeleteFunc(slices.Clone(m.rec.Steps), func(s string) bool { return s == step })
+	if len(steps) == 0 || isBatch(step) {
 		n.endMain(m, "the main job ended")
-		return nil
+		return
 	}
-	if err := n.state.saveMain(rec); err != nil {
-		return err
-	}
-	m.rec = rec
-	return nil
+	m.rec.Steps, m.dirty = steps, true
 }
 
 // isBatch tells whether a step is the batch script: its end is the job's.

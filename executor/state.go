@@ -2,7 +2,9 @@ package executor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -81,17 +83,22 @@ func (s state) mainPath(job pipefill.JobKey) string {
 
 func (s state) nodePath() string { return filepath.Join(s.dir, "node.json") }
 
-func (s state) write(path string, v any) error {
+func write(path string, v any, replace func(path string, data []byte) error) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return s.store.replace(path, append(data, '\n'))
+	return replace(path, append(data, '\n'))
 }
 
-func (s state) saveFill(r fillRecord) error { return s.write(s.fillPath(r.Assignment.ID), r) }
-func (s state) saveMain(r mainRecord) error { return s.write(s.mainPath(r.Job), r) }
-func (s state) saveNode(r nodeRecord) error { return s.write(s.nodePath(), r) }
+func (s state) saveFill(r fillRecord) error {
+	return write(s.fillPath(r.Assignment.ID), r, s.store.replace)
+}
+func (s state) saveNode(r nodeRecord) error { return write(s.nodePath(), r, s.store.replace) }
+
+// saveMain waits for no disk, and so makes no main job wait for one: its record
+// is of no use to a machine that has started again.
+func (s state) saveMain(r mainRecord) error { return write(s.mainPath(r.Job), r, s.store.put) }
 
 func (s state) dropFill(id int64) error            { return s.store.remove(s.fillPath(id)) }
 func (s state) dropMain(job pipefill.JobKey) error { return s.store.remove(s.mainPath(job)) }
@@ -116,7 +123,9 @@ func (s state) load() (mains []mainRecord, fills []fillRecord, node nodeRecord, 
 			}
 		case strings.HasPrefix(e.Name(), "main-"):
 			var r mainRecord
-			if err = readRecord(path, &r); err == nil {
+			if err = readRecord(path, &r); errors.Is(err, io.EOF) {
+				err = s.store.remove(path) // the machine went down before it was on disk
+			} else if err == nil {
 				mains = append(mains, r)
 			}
 		case e.Name() == "node.json":
@@ -133,6 +142,9 @@ func readRecord(path string, v any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read record: %w", err)
+	}
+	if len(data) == 0 {
+		return fmt.Errorf("read record %s: empty: %w", path, io.EOF)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("read record %s: %w", path, err)

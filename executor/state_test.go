@@ -63,6 +63,22 @@ func TestState_ADamagedRecordIsReportedAndLeft(t *testing.T) {
 	}
 }
 
+// TestState_AnEmptyMainRecordIsOfTheTimeBeforeABoot: nobody waits for the disk
+// when one is written.
+func TestState_AnEmptyMainRecordIsOfTheTimeBeforeABoot(t *testing.T) {
+	s := state{t.TempDir(), disk{}}
+	path := filepath.Join(s.dir, "main-3-0.json")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if mains, _, _, faults := s.load(); len(mains) != 0 || len(faults) != 0 {
+		t.Errorf("%+v, faults %q", mains, faults)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the empty record is still there")
+	}
+}
+
 func TestDisk_ReplaceLeavesTheOldWhereItFails(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a")

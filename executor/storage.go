@@ -13,6 +13,9 @@ import (
 type storage interface {
 	// replace makes path hold data, whole and on disk, or leaves it as it was.
 	replace(path string, data []byte) error
+	// put is replace for what may be lost with the machine, but not with the
+	// daemon: it waits for no disk.
+	put(path string, data []byte) error
 	// add appends data to f and returns once it is on disk.
 	add(f *os.File, data []byte) error
 	remove(path string) error
@@ -23,9 +26,20 @@ type disk struct{}
 
 var _ storage = disk{}
 
-func (disk) replace(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*")
+func (disk) replace(path string, data []byte) error {
+	if err := writeBeside(path, data, (*os.File).Sync); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func (disk) put(path string, data []byte) error {
+	return writeBeside(path, data, func(*os.File) error { return nil })
+}
+
+// writeBeside writes a file beside path, and renames it.
+func writeBeside(path string, data []byte, sync func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -35,14 +49,14 @@ func (disk) replace(path string, data []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, sync(f), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return syncDir(dir)
+	return nil
 }
 
 func (disk) add(f *os.File, data []byte) error {

@@ -119,13 +119,7 @@ func (n *node) tickMain(m *mainJob) {
 		n.dropMain(m)
 		return
 	}
-	if m.dirty {
-		if err := n.state.saveMain(m.rec); err != nil {
-			n.fault("state", fmt.Sprintf("state cannot be written, no fill job starts: %v", err))
-			return
-		}
-		m.dirty = false
-	}
+	_ = n.saveMain(m) // the fault says it, and the next tick tries again
 }
 
 // drainDevice takes in what the main job did since the last tick.

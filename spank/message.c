@@ -187,8 +187,10 @@ int pf_message_call(const char *path, const struct pf_request *request,
 		pf_error_set(error, "send: %s", strerror(errno));
 		goto out;
 	}
-	if (await(fd, POLLIN, end_ms, error))
+	if (await(fd, POLLIN, end_ms, error)) {
+		reply->late = 1;
 		goto out;
+	}
 	rc = receive(fd, reply, error);
 out:
 	close(fd);

@@ -24,6 +24,7 @@ struct pf_reply {
 	int fd[PF_MESSAGE_FDS]; /* close-on-exec; -1: none */
 	int fd_count;
 	uint32_t uid; /* of who answered */
+	int late;     /* the question was taken, and no answer came in time */
 };
 
 void pf_message_begin(struct pf_request *request, const char *verb);

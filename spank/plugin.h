@@ -11,6 +11,8 @@
 #define PF_HOOK_MS 20
 /* A fill job waits this long for the controller to name its device. */
 #define PF_ASSIGN_MS 10000
+/* and so long for a daemon that is away: it may be restarting. */
+#define PF_RETRY_MS 3000
 
 /* Step numbers that Slurm gives a meaning (slurm/slurm.h). */
 #define PF_STEP_EXTERN 0xfffffffcu

@@ -78,8 +78,10 @@ static int ask(const struct pf_remote *remote, const struct pf_request *request,
 	char path[256];
 
 	(void) snprintf(path, sizeof(path), "%s/attach.sock", remote->run_dir);
-	if (pf_message_call(path, request, deadline_ms, reply, error))
+	if (pf_message_call(path, request, deadline_ms, reply, error)) {
+		reply->late = reply->late && reply->uid == 0;
 		return -1;
+	}
 	pf_message_close(reply);
 	if (reply->uid != 0 && reply->uid != (uint32_t) geteuid())
 		return pf_error_set(error, "%s: not served by root", path);
@@ -88,6 +90,22 @@ static int ask(const struct pf_remote *remote, const struct pf_request *request,
 
 		pf_message_value(reply, "message", message, sizeof(message));
 		return pf_error_set(error, "pipefilld: %s", message);
+	}
+	return 0;
+}
+
+/* ask for a fill job, again and again while nobody answers: a job must not be
+ * lost to a restart of the daemon. Every verb may be repeated. */
+static int ask_patiently(const struct pf_remote *remote,
+			 const struct pf_request *request, int deadline_ms,
+			 struct pf_reply *reply, struct pf_error *error)
+{
+	int64_t end_ms = now_ms() + PF_RETRY_MS;
+
+	while (ask(remote, request, deadline_ms, reply, error)) {
+		if (reply->status[0] || now_ms() >= end_ms)
+			return -1;
+		pause_ms(ASK_AGAIN_MS);
 	}
 	return 0;
 }
@@ -190,8 +208,8 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 {
 	struct pf_request request;
 	struct pf_reply reply;
-	struct pf_error error;
-	char dir[256], devices[1024];
+	struct pf_error error = { "" };
+	char dir[256], devices[1024] = "";
 
 	begin(slurm, &request, "main");
 	add_env(slurm, &request, "node", "SLURMD_NODENAME");
@@ -199,20 +217,28 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 	add_item(slurm, &request, "restarts", PF_ITEM_RESTARTS);
 	add_env(slurm, &request, "gpus", "SLURM_JOB_GPUS");
 	pf_message_add(&request, "options", text);
-	if (ask(remote, &request, deadline_ms, &reply, &error)) {
+	if (!ask(remote, &request, deadline_ms, &reply, &error)) {
+		if (strcmp(reply.status, "ok")) {
+			remote->role = PF_ROLE_NONE;
+			return;
+		}
+		pf_message_value(&reply, "dir", dir, sizeof(dir));
+		pf_message_value(&reply, "devices", devices, sizeof(devices));
+	} else if (reply.late) {
+		/* The daemon has the question, and a busy one attaches the job
+		 * later: its program still asks for its pages by itself. */
+		pf_say(slurm, "main job", "is attached late, if at all",
+		       error.text);
+		(void) snprintf(dir, sizeof(dir), "%s", remote->run_dir);
+	} else {
 		pf_say(slurm, "main job", "runs without fill jobs", error.text);
 		remote->role = PF_ROLE_NONE;
 		return;
 	}
-	if (strcmp(reply.status, "ok")) {
-		remote->role = PF_ROLE_NONE;
-		return;
-	}
-	pf_message_value(&reply, "dir", dir, sizeof(dir));
-	pf_message_value(&reply, "devices", devices, sizeof(devices));
 	if (slurm->set_env(slurm->context, "PIPEFILL_DIR", dir) ||
 	    slurm->set_env(slurm->context, "PIPEFILL_ROLE", "main") ||
-	    slurm->set_env(slurm->context, "PIPEFILL_DEVICES", devices))
+	    (devices[0] &&
+	     slurm->set_env(slurm->context, "PIPEFILL_DEVICES", devices)))
 		pf_say(slurm, "main job", "runs without fill jobs",
 		       "the environment cannot be set");
 	else
@@ -255,7 +281,7 @@ static void attach_fill(const struct pf_slurm *slurm, struct pf_remote *remote,
 	int64_t end_ms = now_ms() + (is_fill ? PF_ASSIGN_MS : PF_HOOK_MS);
 	struct pf_request request;
 	struct pf_reply reply;
-	struct pf_error error;
+	struct pf_error error = { "" };
 
 	begin(slurm, &request, "fill");
 	add_env(slurm, &request, "node", "SLURMD_NODENAME");
@@ -266,10 +292,12 @@ static void attach_fill(const struct pf_slurm *slurm, struct pf_remote *remote,
 	remote->role = is_fill ? PF_ROLE_FILL : PF_ROLE_NONE;
 	do {
 		int64_t left = end_ms - now_ms();
+		int fill = remote->role == PF_ROLE_FILL;
 
-		if (ask(remote, &request, left > 1 ? (int) left : 1, &reply,
-			&error)) {
-			if (is_fill)
+		if ((fill ? ask_patiently : ask)(remote, &request,
+						 left > 1 ? (int) left : 1,
+						 &reply, &error)) {
+			if (fill)
 				pf_say(slurm, "fill job", "does not run",
 				       error.text);
 			return;
@@ -296,7 +324,7 @@ void pf_remote_start(const struct pf_slurm *slurm, struct pf_remote *remote,
 		     const char *option)
 {
 	struct pf_options options;
-	struct pf_error error;
+	struct pf_error error = { "" };
 	char partition[128] = "", text[PF_OPTIONS_MAX] = "";
 	int given = option != NULL;
 
@@ -338,13 +366,13 @@ void pf_remote_forked(const struct pf_slurm *slurm, struct pf_remote *remote)
 {
 	struct pf_request request;
 	struct pf_reply reply;
-	struct pf_error error;
+	struct pf_error error = { "" };
 
 	if (remote->role != PF_ROLE_FILL || !remote->assigned)
 		return;
 	begin(slurm, &request, "task");
 	add_item(slurm, &request, "pid", PF_ITEM_TASK_PID);
-	if (!ask(remote, &request, PF_ASSIGN_MS, &reply, &error) &&
+	if (!ask_patiently(remote, &request, PF_ASSIGN_MS, &reply, &error) &&
 	    !strcmp(reply.status, "ok"))
 		return;
 	/* Outside its cgroup nobody could stop it: it must not run. */
@@ -384,7 +412,7 @@ void pf_remote_finish(const struct pf_slurm *slurm, struct pf_remote *remote)
 {
 	struct pf_request request;
 	struct pf_reply reply;
-	struct pf_error error;
+	struct pf_error error = { "" };
 
 	if (remote->role == PF_ROLE_NONE ||
 	    (remote->role == PF_ROLE_FILL && !remote->assigned))
@@ -392,7 +420,8 @@ void pf_remote_finish(const struct pf_slurm *slurm, struct pf_remote *remote)
 	begin(slurm, &request, "leave");
 	pf_message_add_number(&request, "status", remote->status);
 	/* The daemon sees an end by itself, later. */
-	(void) ask(remote, &request,
-		   remote->role == PF_ROLE_FILL ? 2000 : PF_HOOK_MS, &reply,
-		   &error);
+	if (remote->role == PF_ROLE_FILL)
+		(void) ask_patiently(remote, &request, 2000, &reply, &error);
+	else
+		(void) ask(remote, &request, PF_HOOK_MS, &reply, &error);
 }

@@ -153,6 +153,34 @@ static void test_main_unharmed(const char *what, const char *reply,
 	stop(&d);
 }
 
+/* A daemon that is busy may attach the job later: the program asks itself. */
+static void test_main_late(void)
+{
+	struct fake_slurm fake = { 0 };
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+	int64_t begin;
+
+	start(&d, NULL, NULL);
+	remote = new_remote(d.dir);
+	begin = now_ms();
+	pf_remote_start(&slurm, &remote, "");
+	pf_remote_forked(&slurm, &remote);
+	pf_remote_task(&slurm, &remote);
+	tap_ok(now_ms() - begin < 500, "no answer: it starts after %d ms",
+	       (int) (now_ms() - begin));
+	tap_ok(remote.role == PF_ROLE_MAIN && strstr(fake.logs, "late") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DIR"), d.dir) &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "main") &&
+		       !fake_get(&fake, "PIPEFILL_DEVICES"),
+	       "and finds its daemon later: %s", fake.logs);
+	begin = now_ms();
+	pf_remote_finish(&slurm, &remote);
+	tap_ok(now_ms() - begin < 500, "nor does its end wait");
+	stop(&d);
+}
+
 static void test_fill(void)
 {
 	struct fake_slurm fake = { 0 };
@@ -403,7 +431,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	test_main_attaches();
 	test_main_unharmed("no daemon", "ok\n", "/nonexistent");
-	test_main_unharmed("hangs before accept", NULL, NULL);
+	test_main_late();
 	test_main_unharmed("garbage", "\x01\x02 no line at all, and long",
 			   NULL);
 	test_main_unharmed("refuses", "error\nmessage=full\n", NULL);

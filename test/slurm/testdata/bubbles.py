@@ -16,7 +16,12 @@ for name in ("pf_bubble_end", "pf_iteration", "pf_close", "pf_device"):
     getattr(pf, name).argtypes = [ctypes.c_void_p]
 pf.pf_bubble_begin.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
 
+# On a busy machine the daemon may be slow to know the job: a test of what is filled must not end there.
+patience = time.monotonic() + 20
 handle = pf.pf_open(None)
+while not handle and os.environ.get("PIPEFILL_ROLE") == "main" and time.monotonic() < patience:
+    time.sleep(0.1)
+    handle = pf.pf_open(None)
 if handle:
     device = pf.pf_device(handle).decode()
     print("opened", device, flush=True)
