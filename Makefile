@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install go-binaries clean
+.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk)
@@ -65,7 +65,12 @@ check-go:
 check-py: all
 	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
 
-check-slurm: all $(BUILD)/tests/probe_plugin.so
+# Daemons that can be told to die around a write (test/slurm/crash_test.go).
+faultpoint: all
+	$(GO) build $(GOFLAGS_BUILD) -tags faultpoint -o $(BUILD)/faultpoint/ ./cmd/pipefilld ./cmd/pipefillctld
+	for f in libpipefill.so spank_pipefill.so; do ln -sf ../$$f $(BUILD)/faultpoint/; done
+
+check-slurm: all faultpoint $(BUILD)/tests/probe_plugin.so
 	$(if $(wildcard test/slurm/*_test.go),test/run-slurm)
 
 # A short demo, whose report is then computed a second time.

@@ -62,6 +62,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	if st.Zone, err = cfg.zone(); err != nil {
 		return err
 	}
+	watchWrites(st)
 	counts := newTallies()
 	client, err := slurm.New(slurm.Config{Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf, Observe: counts.call}, log)
 	if err != nil {

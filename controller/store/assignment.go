@@ -75,7 +75,7 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 	if before == "" {
 		return fmt.Errorf("advance assignment %d: not to state %q", id, state)
 	}
-	return s.change(ctx, "advance assignment", func(tx *sql.Tx, touched *rows) error {
+	return s.change(ctx, "advance assignment to "+string(state), func(tx *sql.Tx, touched *rows) error {
 		touched.assignment(id)
 		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")", //nolint:gosec // both are words of the map above
 			state, nowMs, id)

@@ -21,6 +21,20 @@ func TestQueue(t *testing.T) {
 	main := c.trainer(t, 100000, generous)
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
 
+	t.Run("a job released behind the controller's back does not run", func(t *testing.T) {
+		out := c.output(t, "escaped")
+		id := c.sbatch(t, "pf_ann", "echo escaped as $(id -un)", "-p", "pipefill", "-o", out)
+		c.must(t, "root", "scontrol", "release", fmt.Sprint(id))
+		// Where the controller is quick it is held before it starts; else in task_init.
+		c.awaitJob(t, id, "to be held again", func(j slurm.Job) bool { return j.Pending() && j.Held })
+		if text := c.read(t, out); strings.Contains(text, "escaped") {
+			t.Errorf("it ran: %s", text)
+		}
+		if err := c.client.Cancel(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("a fill job that asks for a GPU waits for one", func(t *testing.T) {
 		id := c.sbatch(t, "pf_ann", "true", "-p", "pipefill", "--gres=gpu:1")
 		c.queueSays(t, id, "QUEUED", "asks for a GPU")
