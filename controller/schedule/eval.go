@@ -253,6 +253,7 @@ type builder struct {
 	deepest   int // register in use
 	uses      uses
 	levelUses []uses
+	names     []string
 }
 
 type variable struct {
@@ -578,6 +579,7 @@ func (b *builder) attribute(n *ast.MemberNode) Attribute {
 		b.stop(n, "there is no %s", name)
 	}
 	a := Attributes[i]
+	b.names = append(b.names, name)
 	b.uses.shares = b.uses.shares || a.shares
 	b.uses.running = b.uses.running || a.running
 	switch name {

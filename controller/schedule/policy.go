@@ -31,6 +31,7 @@ type Policy struct {
 	levels    []node
 	registers int
 	uses      uses
+	names     []string // attributes that it looks at
 	levelUses []uses
 	program   *vm.Program // the same by expr's own machine: for tests
 }
@@ -68,6 +69,7 @@ func Compile(name, path, source string, others func(name string) (string, bool))
 		return nil, mistake(shown, err)
 	}
 	p.registers, p.uses, p.levelUses = b.deepest+1, b.uses, b.levelUses
+	p.names = b.names
 	p.uses.steady = true
 	for l, level := range p.levels {
 		p.levelUses[l].steady = level.pace() != freely
@@ -78,6 +80,8 @@ func Compile(name, path, source string, others func(name string) (string, bool))
 	}
 	return p, nil
 }
+
+func (p *Policy) looksAt(name string) bool { return slices.Contains(p.names, name) }
 
 // mistake turns the compiler's complaint into one with file, line, column and
 // the valid names.

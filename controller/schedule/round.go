@@ -230,7 +230,7 @@ func (r *round) serveLane(l *lane) {
 // give writes a pair down.
 func (r *round) give(f *facts, slot Slot, timeS float64) {
 	worst := int64(r.nowMs) + milliseconds(r.s.worstOn(&slot, f))
-	r.s.Occupy(Busy{Slot: slot, User: f.job.User, Account: f.job.Account, UntilMs: worst})
+	r.s.Occupy(Busy{Slot: slot, User: f.job.User, Account: f.job.Account, UntilMs: worst, ExpectMs: int64(r.nowMs) + milliseconds(timeS)})
 	r.pairs = append(r.pairs, Pair{Job: *f.job, Slot: slot, ExpectMs: milliseconds(timeS), Source: f.source})
 }
 

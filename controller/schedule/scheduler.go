@@ -40,6 +40,7 @@ type Busy struct {
 	Slot          Slot
 	User, Account string
 	UntilMs       int64 // when it ends at the latest, as far as is known; 0: not known
+	ExpectMs      int64 // when it is expected to end; 0: not known
 }
 
 // Pair is a decision. A job that needs several slots comes in several pairs.
