@@ -18,7 +18,8 @@
 // Assign takes, again and again, the pair with the highest key: the tier (an
 // operator's priority; then jobs that had to leave a device; then those that have
 // waited for [Options.MaxWait], in the order of their coming), the policy's
-// numbers, who was first. A pair needs a slot that suits ([Obstacle]), room under
+// numbers, who was first; where a job has the same on several slots, that which is
+// open the most. A pair needs a slot that suits ([Obstacle]), room under
 // the limits, and no veto. A user's own priorities permute the places of that
 // user's jobs: the job that is preferred and the one that was to be served trade
 // theirs.

@@ -11,7 +11,7 @@ import (
 // lane is the free slots of one class in a round.
 type lane struct {
 	x     *index
-	slots []Slot // by node and device
+	slots []Slot // by share, node and device
 	taken []bool
 	left  int
 	head  int // the first that may be free
@@ -23,7 +23,7 @@ type lane struct {
 }
 
 // maxLanes bounds the classes that are held against each other at once, and so
-// the memory: slots of more classes are served in turns, by node.
+// the memory: slots of more classes are served in turns, those open the most first.
 const maxLanes = 128
 
 // Assign pairs free slots with waiting jobs: again and again the pair with the
@@ -55,8 +55,10 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 	return r.pairs
 }
 
+// byPlace orders slots that are as good by their scores: that which is open the
+// most, then by node and device.
 func byPlace(a, b Slot) int {
-	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Device, b.Device))
+	return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Device, b.Device))
 }
 
 func (s *Scheduler) countRunning() {

@@ -148,7 +148,7 @@ func (r *full) ahead(a, b []float64, j, k *store.FillJob, s, u *Slot) bool {
 	if c := slices.Compare(a, b); c != 0 {
 		return c > 0
 	}
-	return cmp.Or(cmp.Compare(r.place(j).firstMs, r.place(k).firstMs), cmp.Compare(j.JobID, k.JobID), cmp.Compare(s.Node, u.Node), cmp.Compare(s.Device, u.Device)) < 0
+	return cmp.Or(cmp.Compare(r.place(j).firstMs, r.place(k).firstMs), cmp.Compare(j.JobID, k.JobID), cmp.Compare(u.Share, s.Share), cmp.Compare(s.Node, u.Node), cmp.Compare(s.Device, u.Device)) < 0
 }
 
 // state is a random queue on random slots.

@@ -1,6 +1,6 @@
 // Package replay runs a scheduler over jobs that come and go in simulated time,
-// with jobs that take exactly as long as is expected of them: what a policy does
-// to waiting times, without what main jobs do to slots. It is pure.
+// to see what a policy does to waiting times, without what main jobs do to slots.
+// It is pure.
 package replay
 
 import (
@@ -42,8 +42,12 @@ func (e *ends) Pop() any {
 
 // Jobs runs jobs, which come at their FirstMs, on slots that are all free at the
 // first's, and returns what became of them in the order of their starts. Jobs
-// that never suit a slot are not in it.
-func Jobs(s *schedule.Scheduler, jobs []store.FillJob, slots []schedule.Slot) []Run {
+// that never suit a slot are not in it. took tells how long a pair really takes,
+// in ms; nil: as long as expected.
+func Jobs(s *schedule.Scheduler, jobs []store.FillJob, slots []schedule.Slot, took func(schedule.Pair) int64) []Run {
+	if took == nil {
+		took = func(p schedule.Pair) int64 { return p.ExpectMs }
+	}
 	queue := slices.Clone(jobs)
 	slices.SortStableFunc(queue, func(a, b store.FillJob) int { return int(a.FirstMs - b.FirstMs) })
 	free := slices.Clone(slots)
@@ -67,7 +71,7 @@ func Jobs(s *schedule.Scheduler, jobs []store.FillJob, slots []schedule.Slot) []
 			queue = queue[1:]
 		}
 		for _, p := range s.Assign(now, free) {
-			r := Run{Job: p.Job, Slot: p.Slot, StartMs: now, EndMs: now + max(1, p.ExpectMs)}
+			r := Run{Job: p.Job, Slot: p.Slot, StartMs: now, EndMs: now + max(1, took(p))}
 			heap.Push(&running, r)
 			done = append(done, r)
 			free = slices.DeleteFunc(free, func(f schedule.Slot) bool { return f.Node == p.Slot.Node && f.Device == p.Slot.Device })

@@ -39,7 +39,7 @@ func TestStarvation_Bounded(t *testing.T) {
 			}
 			jobs = append(jobs, j)
 		}
-		runs := replay.Jobs(s, jobs, slots(m, 1))
+		runs := replay.Jobs(s, jobs, slots(m, 1), nil)
 		holds = true
 		for _, r := range runs {
 			waited := float64(r.StartMs - r.Job.FirstMs)
@@ -84,7 +84,7 @@ func TestGang_StartsWhenItsSlotsAreFree(t *testing.T) {
 	long := next(3000, 10_000_000, 1)
 	jobs = append(jobs, long)
 	var gang, early, others int
-	for _, r := range replay.Jobs(s, jobs, slots(4, 1)) {
+	for _, r := range replay.Jobs(s, jobs, slots(4, 1), nil) {
 		switch {
 		case r.Job.ID == 5:
 			gang++
@@ -122,7 +122,7 @@ func TestGang_Properties(t *testing.T) {
 			devices[j.ID] = max(1, j.Devices)
 			jobs = append(jobs, j)
 		}
-		runs := replay.Jobs(s, jobs, slots(8, 0.5))
+		runs := replay.Jobs(s, jobs, slots(8, 0.5), nil)
 		for i, r := range runs {
 			devices[r.Job.ID]--
 			for _, o := range runs[:i] {
