@@ -116,6 +116,9 @@ type FillJob struct {
 	Device     pipefill.DeviceID `json:"device,omitempty"`
 	Assignment int64             `json:"assignment,omitempty"`
 	Attempts   int               `json:"attempts"`
+	ExpectMs   int64             `json:"expect_ms"`   // device time that it is thought to take
+	ExpectFrom string            `json:"expect_from"` // plan, history, limit or nothing
+	DeadlineMs int64             `json:"deadline_ms,omitempty"`
 }
 
 // Slot is one row of `pipefill-cli slots`.

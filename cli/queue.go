@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,21 @@ var queueColumns = []column[api.FillJob]{
 	{"REASON", false, func(j api.FillJob) string { return j.Reason }},
 }
 
+// queueMore are columns that -o may name besides.
+func (p *program) queueMore() []column[api.FillJob] {
+	return []column[api.FillJob]{
+		{"ACCOUNT", false, func(j api.FillJob) string { return j.Account }},
+		{"EXPECT", true, func(j api.FillJob) string { return elapsed(j.ExpectMs) }},
+		{"SOURCE", false, func(j api.FillJob) string { return j.ExpectFrom }},
+		{"DEADLINE", false, func(j api.FillJob) string {
+			if j.DeadlineMs == 0 {
+				return "N/A"
+			}
+			return p.localTime(j.DeadlineMs)
+		}},
+	}
+}
+
 func (p *program) queueCommand() *cli.Command {
 	return command(&cli.Command{
 		Name: "queue", Usage: "list fill jobs, as squeue does; those that ended up to ten minutes ago too",
@@ -36,9 +52,12 @@ func (p *program) queueCommand() *cli.Command {
 			&cli.StringFlag{Name: "format", Aliases: []string{"o"}, Usage: "these columns, parted by commas"},
 		),
 		Action: func(c *cli.Context) error {
-			columns, err := pick(queueColumns, c.String("format"))
+			columns, err := pick(slices.Concat(queueColumns, p.queueMore()), c.String("format"))
 			if err != nil {
 				return err
+			}
+			if c.String("format") == "" {
+				columns = queueColumns
 			}
 			if c.NArg() > 0 {
 				return usage("queue: takes no argument, not %q", c.Args().First())

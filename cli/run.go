@@ -35,6 +35,9 @@ type controller interface {
 	LoadArchive(ctx context.Context, rows []api.ArchiveRow) (int64, error)
 	Slots(ctx context.Context) ([]api.Slot, error)
 	Report(ctx context.Context, kind string, startMs, endMs int64) (api.Report, error)
+	Policies(ctx context.Context) ([]api.Policy, error)
+	Predictions(ctx context.Context) ([]api.Prediction, error)
+	ExplainPolicy(ctx context.Context, id int64) (api.PolicyExplanation, error)
 	Ping(ctx context.Context) (api.Status, error)
 }
 
@@ -110,7 +113,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("hold", "keep fill jobs from being started", controller.Hold),
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
-			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.traceCommand(), p.profileCommand(), p.planCommand(),
+			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.policyCommand(), p.traceCommand(), p.profileCommand(), p.planCommand(),
 			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(),
 		},
 	}

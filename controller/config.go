@@ -36,6 +36,8 @@ type Config struct {
 	PolicyDir    string   `yaml:"policy_dir"`
 	MaxWaitH     int64    `yaml:"max_wait_h"`
 	Limits       []string `yaml:"limits"`
+	Shares       []string `yaml:"shares"`
+	HalfLifeH    int64    `yaml:"half_life_h"`
 	PollMs       int64    `yaml:"poll_ms"`
 	NodeLostS    int64    `yaml:"node_lost_s"`
 	MaxTimeMin   int64    `yaml:"max_time_min"`
@@ -57,7 +59,7 @@ type Config struct {
 func defaultConfig() Config {
 	return Config{
 		StateDir: "/var/lib/pipefill", Socket: "/run/pipefill/pipefillctld.sock", SlurmConf: "/etc/slurm/slurm.conf",
-		Partitions: []string{"pipefill"}, Policy: schedule.FIFO, MaxWaitH: 168, PollMs: 1000, NodeLostS: 60, MaxTimeMin: 1440, LogLevel: "info",
+		Partitions: []string{"pipefill"}, Policy: schedule.FIFO, MaxWaitH: 168, HalfLifeH: 168, PollMs: 1000, NodeLostS: 60, MaxTimeMin: 1440, LogLevel: "info",
 		KeepRawDays: 35, KeepHourlyDays: 35, KeepDailyDays: 0, DeviceHourPrice: 0,
 	}
 }
@@ -216,4 +218,7 @@ func (c *Config) checkPolicy(rule func(holds bool, format string, args ...any)) 
 	rule(c.MaxWaitH >= 0, "max_wait_h: %d: write hours, 0 for no bound", c.MaxWaitH)
 	_, err = readLimits(c.Limits)
 	rule(err == nil, "limits: %v", err)
+	_, err = readShares(c.Shares)
+	rule(err == nil, "shares: %v", err)
+	rule(c.HalfLifeH >= 1 && c.HalfLifeH <= 8760, "half_life_h: %d: write 1 to 8760 hours", c.HalfLifeH)
 }

@@ -86,6 +86,7 @@ type Controller struct {
 	freeSlots    int
 	expectations map[[2]string]int64
 	expectedAt   time.Time
+	sharesAt     time.Time // when usage was last summed up for job.fairshare
 	savedAt      time.Time
 }
 

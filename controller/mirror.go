@@ -410,7 +410,9 @@ func (c *Controller) save(ctx context.Context) error {
 			delete(m.unsaved, id)
 			continue
 		}
-		seen = append(seen, fillJob(c.cfg.Cluster, w.Job))
+		job := fillJob(c.cfg.Cluster, w.Job)
+		job.DeadlineMs = optionDeadline(w.Options, w.SubmitMs, c.store.Zone)
+		seen = append(seen, job)
 	}
 	m.mu.Unlock()
 	if len(seen) == 0 {

@@ -60,9 +60,13 @@ func (c *Controller) place(ctx context.Context) error {
 	if err := c.expect(ctx); err != nil {
 		return err
 	}
+	if err := c.share(ctx); err != nil {
+		return err
+	}
 	for _, pair := range c.pairs(ctx) {
 		// What happened since the job was looked at is seen when it is released:
 		// that reads it again.
+		pair.Job.OnSlotMs, pair.Job.Source = pair.ExpectMs, pair.Source
 		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli())
 		if err != nil {
 			c.dirty.add(pair.Job.JobID)
@@ -129,11 +133,7 @@ func (c *Controller) pairs(ctx context.Context) []schedule.Pair {
 	if len(free) == 0 || len(c.waits) == 0 {
 		return nil
 	}
-	busy := make([]schedule.Busy, len(live))
-	for i, a := range live {
-		busy[i] = schedule.Busy{Slot: schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}, User: a.User, Account: a.Account}
-	}
-	c.scheduler.SetBusy(busy)
+	c.scheduler.SetBusy(busySlots(live, all, now.UnixMilli()))
 	pairs := c.scheduler.Assign(now.UnixMilli(), free)
 	c.faultText("policy", c.scheduler.Fault())
 	kept := c.verified(ctx, c.throttled(slices.Clone(pairs), live))

@@ -106,6 +106,20 @@ func describe(s *schedule.Slot, cycle pipefill.BubbleCycle) {
 	s.Cycle = strconv.FormatUint(name.Sum64(), 36)
 }
 
+// readShares reads shares: ACCOUNT=N.
+func readShares(lines []string) (map[string]float64, error) {
+	shares := map[string]float64{}
+	for _, line := range lines {
+		name, count, ok := strings.Cut(line, "=")
+		n, err := strconv.ParseFloat(count, 64)
+		if !ok || name == "" || err != nil || !(n >= 0 && n <= 1e9) {
+			return shares, pipefill.Errorf(pipefill.CodeInvalid, "%q: write ACCOUNT=SHARES, as physics=4", line)
+		}
+		shares[name] = n
+	}
+	return shares, nil
+}
+
 // readLimits reads limits: user:NAME=N and account:NAME=N; the name * is each.
 func readLimits(lines []string) (schedule.Limits, error) {
 	limits := schedule.Limits{Users: map[string]int{}, Accounts: map[string]int{}}

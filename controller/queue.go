@@ -72,7 +72,9 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 	out := api.FillJob{
 		JobID: j.JobID, ArrayTask: j.ArrayTask, Name: j.Name, User: j.User, Account: j.Account, Partition: j.Partition,
 		State: "queued", Reason: j.Reason, Priority: j.Priority, SubmitMs: j.FirstMs, LimitMs: j.LimitMs, DeviceMs: j.DeviceMs, Attempts: j.Attempts,
+		DeadlineMs: j.DeadlineMs,
 	}
+	out.ExpectMs, out.ExpectFrom = c.expected(j)
 	a := c.store.LiveOf(j.ID)
 	switch {
 	case j.Outcome != "":

@@ -208,7 +208,7 @@ func (s *Scheduler) impossible(t *table, i int) error {
 	s.ready(t, t.nowMs[0], i)
 	var values []string
 	for _, a := range Attributes {
-		if a.numeric() {
+		if a.numeric() && s.policy.looksAt(a.Name) {
 			values = append(values, fmt.Sprintf("%s = %g", a.Name, a.value(&s.batch.context, i)))
 		}
 	}

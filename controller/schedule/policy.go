@@ -81,6 +81,22 @@ func Compile(name, path, source string, others func(name string) (string, bool))
 	return p, nil
 }
 
+// Describe tells in a line what a policy looks at.
+func (p *Policy) Describe() string {
+	used := slices.Compact(slices.Sorted(slices.Values(p.names)))
+	text := fmt.Sprintf("%d level", len(p.levels))
+	if len(p.levels) > 1 {
+		text += "s"
+	}
+	if len(used) > 0 {
+		text += " of " + strings.Join(used, ", ")
+	}
+	if !p.uses.steady {
+		text += "; the order of jobs moves with time"
+	}
+	return text
+}
+
 func (p *Policy) looksAt(name string) bool { return slices.Contains(p.names, name) }
 
 // mistake turns the compiler's complaint into one with file, line, column and
@@ -91,6 +107,11 @@ func mistake(path string, err error) error {
 		return pipefill.Errorf(pipefill.CodeInvalid, "%s: %w", path, err)
 	}
 	message := at.Message
+	for of, prefix := range map[string]string{"schedule.JobAttributes": "job", "schedule.SlotAttributes": "slot"} {
+		if name, ok := strings.CutPrefix(message, "type "+of+" has no field "); ok {
+			message = "there is no " + prefix + "." + name
+		}
+	}
 	if hint := valid(message); hint != "" {
 		message += ": " + hint
 	}
@@ -106,9 +127,9 @@ func valid(message string) string {
 			names = append(names, f.form)
 		}
 		return "write job.NAME, slot.NAME, the name of another policy, or one of " + strings.Join(names, ", ")
-	case strings.Contains(message, "JobAttributes has no field"):
+	case strings.HasPrefix(message, "there is no job."):
 		return "of a job there are " + names("job.")
-	case strings.Contains(message, "SlotAttributes has no field"):
+	case strings.HasPrefix(message, "there is no slot."):
 		return "of a slot there are " + names("slot.")
 	}
 	return ""

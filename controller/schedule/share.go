@@ -1,6 +1,13 @@
 package schedule
 
-import "math"
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"pipefill/controller/store"
+)
 
 // Shares are what users and accounts may use and have used. The formula is that
 // of Slurm's classic fair-share: a user's effective usage is the user's own part
@@ -18,11 +25,23 @@ type Usage struct {
 	Seconds       float64
 }
 
-// HalfLife is Slurm's PriorityDecayHalfLife of 7 days, in seconds.
-const HalfLife = 7 * 24 * 3600
+// DefaultHalfLife is that of Slurm's PriorityDecayHalfLife.
+const DefaultHalfLife = 7 * 24 * time.Hour
 
-// Decayed is what seconds of usage are worth after ageS seconds.
-func Decayed(seconds, ageS, halfLifeS float64) float64 { return seconds * math.Exp2(-ageS/halfLifeS) }
+// Decay sums usage up, each worth half after every half-life.
+func Decay(records []store.UserUsage, nowMs int64, halfLife time.Duration) []Usage {
+	sums := map[[2]string]float64{}
+	for _, r := range records {
+		age := time.Duration(max(0, nowMs-r.AtMs)) * time.Millisecond
+		sums[[2]string{r.User, r.Account}] += r.Seconds * math.Exp2(-float64(age)/float64(halfLife))
+	}
+	out := make([]Usage, 0, len(sums))
+	for key, seconds := range sums {
+		out = append(out, Usage{key[0], key[1], seconds})
+	}
+	slices.SortFunc(out, func(a, b Usage) int { return cmp.Or(cmp.Compare(a.User, b.User), cmp.Compare(a.Account, b.Account)) })
+	return out
+}
 
 // SetShares says what was used; job.fairshare follows.
 func (s *Scheduler) SetShares(shares Shares) {

@@ -17,17 +17,18 @@ type Assignment struct {
 	ReservedMs int64
 	ReleasedMs int64
 	EndedMs    int64
+	ExpectMs   int64 // from start to end, as was expected; 0: not known
 }
 
 const assignmentColumns = `a.id, a.fill_job_id, j.cluster, j.job_id, a.submit_ms, a.restarts, j.uid, j.user, j.account, a.node, a.device,
 	a.main_job_id, a.main_submit_ms, a.main_restarts, j.mem_bytes, j.limit_ms, j.requeue, a.state, a.outcome, a.reason, a.exit_code,
-	a.reserved_ms, a.released_ms, a.ended_ms`
+	a.reserved_ms, a.released_ms, a.ended_ms, a.expect_ms`
 
 func scanAssignment(rows *sql.Rows) (Assignment, error) {
 	var a Assignment
 	err := rows.Scan(&a.ID, &a.FillJobID, &a.Job.Cluster, &a.Job.JobID, &a.Job.SubmitMs, &a.Job.Restarts, &a.UID, &a.User, &a.Account,
 		&a.Node, &a.Device, &a.MainJob.JobID, &a.MainJob.SubmitMs, &a.MainJob.Restarts, &a.MemBytes, &a.DeviceTimeMs, &a.Requeue,
-		&a.State, &a.Outcome, &a.Reason, &a.ExitCode, &a.ReservedMs, &a.ReleasedMs, &a.EndedMs)
+		&a.State, &a.Outcome, &a.Reason, &a.ExitCode, &a.ReservedMs, &a.ReleasedMs, &a.EndedMs, &a.ExpectMs)
 	a.MainJob.Cluster = a.Job.Cluster
 	return a, err
 }
@@ -44,9 +45,9 @@ func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pi
 	var id int64
 	err := s.change(ctx, "reserve", func(tx *sql.Tx, touched *rows) error {
 		result, err := tx.ExecContext(ctx, `INSERT INTO assignment (fill_job_id, submit_ms, restarts, node, device, main_job_id, main_submit_ms,
-				main_restarts, state, reserved_ms) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9
+				main_restarts, state, reserved_ms, expect_ms, expect_from) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9, ?10, ?11
 			WHERE EXISTS (SELECT 1 FROM fill_job WHERE id = ?1 AND outcome = '')`,
-			job.ID, job.SubmitMs, job.Restarts, node, device, main.JobID, main.SubmitMs, main.Restarts, nowMs)
+			job.ID, job.SubmitMs, job.Restarts, node, device, main.JobID, main.SubmitMs, main.Restarts, nowMs, job.OnSlotMs, job.Source)
 		if err != nil {
 			return err
 		}
@@ -89,8 +90,9 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
 	return s.change(ctx, "end assignment", func(tx *sql.Tx, touched *rows) error {
 		touched.assignment(id)
-		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?, reason = ?, exit_code = ?, ended_ms = ?
-			WHERE id = ? AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
+		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?1, reason = ?2, exit_code = ?3, ended_ms = ?4,
+				took_ms = iif(?1 = 'completed' AND expect_ms > 0 AND running_ms > 0, max(1, ?4 - running_ms), 0)
+			WHERE id = ?5 AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
 		if err != nil {
 			return err
 		}

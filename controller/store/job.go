@@ -43,11 +43,14 @@ type FillJob struct {
 	DeviceMs      int64 // charged so far, all attempts
 	ExpectMs      int64 // device time of jobs like it; 0: no history
 
+	DeadlineMs int64 // by when its user wants it done; 0: none
+
 	// Not of this table.
-	DeadlineMs int64  // by when its user wants it done; 0: none
-	Devices    int    // slots that it needs at once; 0: one
-	Profile    string // names its fill profile; "": none
-	WorkMs     int64  // device time by its profile; 0: not known
+	Devices  int    // slots that it needs at once; 0: one
+	Profile  string // names its fill profile; "": none
+	WorkMs   int64  // device time by its profile; 0: not known
+	OnSlotMs int64  // for Reserve: from start to end on the slot, as is expected
+	Source   string // for Reserve: where that is from
 
 	deviceNs int64 // what DeviceMs is of
 }
@@ -59,14 +62,14 @@ func (j FillJob) Key() pipefill.JobKey {
 
 const jobColumns = `j.id, j.cluster, j.job_id, j.submit_ms, j.restarts, j.array_task, j.name, j.uid, j.user, j.account, j.partition,
 	j.mem_bytes, j.limit_ms, j.gpus, j.mode, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
-	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms,
+	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms, j.deadline_ms,
 	(SELECT coalesce(sum(u.device_ns), 0) FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
 
 func scanJob(rows *sql.Rows) (FillJob, error) {
 	var j FillJob
 	err := rows.Scan(&j.ID, &j.Cluster, &j.JobID, &j.SubmitMs, &j.Restarts, &j.ArrayTask, &j.Name, &j.UID, &j.User, &j.Account, &j.Partition,
 		&j.MemBytes, &j.LimitMs, &j.GPUs, &j.Mode, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
-		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.deviceNs)
+		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeadlineMs, &j.deviceNs)
 	j.DeviceMs = j.deviceNs / 1e6
 	return j, err
 }
@@ -183,7 +186,7 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int
 	if !over {
 		seen, err = query(ctx, tx, scan, seeSQL,
 			j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
-			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs)
+			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs, j.DeadlineMs)
 	}
 	for _, id := range append(lost, seen...) {
 		touched.job(id)
@@ -192,8 +195,8 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int
 }
 
 const seeSQL = `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
-		mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms, deadline_ms)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
 		name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
 		required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes,

@@ -31,7 +31,7 @@ func TestStarvation_Bounded(t *testing.T) {
 		s := schedule.New(schedule.Builtin()["sjf"], schedule.Options{MaxWait: bound})
 		var jobs []store.FillJob
 		at := int64(1_000_000)
-		for i := range int64(3000) {
+		for i := range int64(1500) {
 			at += int64(rng.ExpFloat64() * 20_000) // 4 slots can do one in 25 s
 			j := store.FillJob{ID: i + 1, JobID: i + 1, FirstMs: at, Requeue: true, ExpectMs: 100_000}
 			if rng.IntN(50) == 0 {
