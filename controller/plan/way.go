@@ -64,16 +64,22 @@ func (w *way) prepare() {
 	}
 	n := w.ops
 	w.sums = make([]int64, 2*n+1)
-	for i := range 2 * n {
-		w.sums[i+1] = w.sums[i] + w.config.Ops[i%n].TimeNs
+	for i := range w.config.Ops {
+		w.sums[i+1] = w.sums[i] + w.config.Ops[i].TimeNs
+	}
+	for i := range n {
+		w.sums[n+i+1] = w.sums[i+1] + w.passNs
 	}
 	if len(w.room) == 0 || slices.Min(w.room) >= w.peak {
 		return
 	}
 	w.peaks = make([]int64, 2*n)
 	w.tops = make([]int64, (2*n+block-1)/block)
+	for i := range w.config.Ops {
+		w.peaks[i] = w.config.Ops[i].PeakBytes
+	}
+	copy(w.peaks[n:], w.peaks)
 	for i := range w.peaks {
-		w.peaks[i] = w.config.Ops[i%n].PeakBytes
 		w.tops[i/block] = max(w.tops[i/block], w.peaks[i])
 	}
 }

@@ -70,3 +70,64 @@ func randomCycle(r *rand.Rand, bubbles int) pipefill.BubbleCycle {
 	c.IterationNs = at
 	return c
 }
+
+// Short makes a case of short passes, by seed, as inference has them: 2 to 40 ops
+// of some ms, 2 to 8 batch sizes, 2 to 16 bubbles of 3 to 80 ms whose memory
+// differs.
+func Short(seed uint64) (plan.Profile, pipefill.BubbleCycle) {
+	r := rand.New(rand.NewPCG(seed, 0x73686f7274))
+	p := plan.Profile{Version: plan.Version, Name: fmt.Sprintf("short %d", seed), Kind: plan.Inference, Device: "random"}
+	ops := 2 + r.IntN(39)
+	shape := make([]float64, ops)
+	for i := range shape {
+		shape[i] = math.Exp(0.6 * r.NormFloat64())
+	}
+	base := (0.02 + 0.3*r.Float64()) * ms
+	weights, activation := (0.1+2*r.Float64())*gib, (0.005+0.05*r.Float64())*gib
+	for k := range 2 + r.IntN(7) {
+		batch := int64(1) << r.IntN(8)
+		c := plan.Config{BatchSize: batch, Technique: plan.Technique{Offload: "none"}, ResidentBytes: int64(weights)}
+		if k%4 == 3 {
+			c.Technique.Offload, c.SwapInNs = "params", int64(weights/gib/20*1e9)
+		}
+		for i := range ops {
+			c.Ops = append(c.Ops, plan.Op{
+				Name: fmt.Sprintf("op.%d", i), TimeNs: int64(base * shape[i] * math.Pow(float64(batch), 0.7)), PeakBytes: int64(activation * shape[i] * float64(batch)),
+			})
+		}
+		p.Configs = append(p.Configs, c)
+	}
+	c := pipefill.BubbleCycle{Version: plan.Version, AlwaysFreeBytes: 2 * gib}
+	at := int64(5 * ms)
+	for i := range 2 + r.IntN(15) {
+		b := pipefill.Bubble{Index: i, Kind: "steady", StartNs: at, DurationNs: int64(ms * math.Exp(math.Log(3)+r.Float64()*math.Log(80.0/3))), FreeBytes: int64((2 + 10*r.Float64()) * gib)}
+		c.Bubbles = append(c.Bubbles, b)
+		at += b.DurationNs + int64((5+20*r.Float64())*ms)
+	}
+	c.IterationNs = at
+	return p, c
+}
+
+// Worst is a case in which nothing can be left out: all configurations promise
+// the same, and each comes back to where it was only after as many cycles as it
+// has ops.
+func Worst(ops, configs, bubbles int) (plan.Profile, pipefill.BubbleCycle) {
+	p := plan.Profile{Version: plan.Version, Name: "worst", Kind: plan.Inference, Device: "none"}
+	for range configs {
+		c := plan.Config{BatchSize: 8, Technique: plan.Technique{Offload: "none"}}
+		for i := range ops {
+			c.Ops = append(c.Ops, plan.Op{Name: fmt.Sprint(i), TimeNs: ms, PeakBytes: int64(1 + i%2)})
+		}
+		p.Configs = append(p.Configs, c)
+	}
+	c := pipefill.BubbleCycle{Version: plan.Version, IterationNs: int64(bubbles) * 100 * ms}
+	for j := range bubbles {
+		// 3 ops in each, and 2 in the last: as many as have no divisor with 2,000.
+		took := 3
+		if j == bubbles-1 {
+			took = 4 - bubbles%2*2
+		}
+		c.Bubbles = append(c.Bubbles, pipefill.Bubble{Index: j, Kind: "steady", StartNs: int64(j) * 100 * ms, DurationNs: int64(took) * ms, FreeBytes: 2})
+	}
+	return p, c
+}
