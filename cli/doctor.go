@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"pipefill"
+	"pipefill/api"
 )
 
 // finding is one thing that doctor looked at.
@@ -60,6 +62,31 @@ func (p *program) doctorCommand() *cli.Command {
 // live for 300 s.
 const skewMost = time.Minute
 
+// checkFence names the nodes on whose GPUs nothing but the programs themselves
+// keeps fill jobs to their memory.
+func checkFence(slots []api.Slot) []finding {
+	var open []string
+	gpus := 0
+	for _, s := range slots {
+		if s.Main.Device.Kind() != pipefill.KindGPU {
+			continue
+		}
+		gpus++
+		if s.Main.Fence != "driver" && !slices.Contains(open, s.Node) {
+			open = append(open, s.Node)
+		}
+	}
+	switch {
+	case gpus == 0:
+		return nil
+	case len(open) == 0:
+		return []finding{{"memory fence", "good", "the drivers limit fill jobs' memory"}}
+	}
+	slices.Sort(open)
+	return []finding{{"memory fence", "warn", fmt.Sprintf("on %s the driver takes no limits: PyTorch and mode launch keep to their cap there, and another program may take "+
+		"memory that the main job needs before pipefilld ends it; use allow= or a driver of r615 or newer", strings.Join(open, ", "))}}
+}
+
 // checkController asks the controller how it is.
 func (p *program) checkController(c *cli.Context) []finding {
 	var out []finding
@@ -83,6 +110,7 @@ func (p *program) checkController(c *cli.Context) []finding {
 		if err != nil {
 			return err
 		}
+		out = append(out, checkFence(slots)...)
 		out = append(out, finding{"slots", "good", fmt.Sprintf("%d devices of running main jobs", len(slots))})
 		return nil
 	})

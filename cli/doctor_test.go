@@ -201,7 +201,13 @@ func TestDoctor_EachMistake(t *testing.T) {
 		"MaxTime not told to the controller": {func(c *clinic) { c.replace("pipefillctld.yaml", "max_time_min: 60\n", "") }, "WARN", "write MaxTime"},
 		"clocks apart":                       {func(c *clinic) { c.ping(func(s *api.Status) { s.NowMs -= 90_000 }) }, "BAD", "differ by 1m30s"},
 		"another release here":               {func(c *clinic) { c.ping(func(s *api.Status) { s.Version = "0.0.9" }) }, "WARN", "install the same release here"},
-		"a node's fault":                     {func(c *clinic) { c.ping(func(s *api.Status) { s.Faults = []string{"node n1: does not report"} }) }, "BAD", "node n1: does not report"},
+		"a GPU whose memory nothing fences": {func(c *clinic) {
+			c.fake.answers["/v1/slots"] = []api.Slot{
+				{Node: "n1", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "audit"}}, {Node: "n0", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "driver"}},
+				{Node: "n2", Main: api.MainDevice{Device: "cpu:0"}},
+			}
+		}, "WARN", "on n1 the driver takes no limits"},
+		"a node's fault": {func(c *clinic) { c.ping(func(s *api.Status) { s.Faults = []string{"node n1: does not report"} }) }, "BAD", "node n1: does not report"},
 		"a controller that is away": {func(c *clinic) {
 			c.fake.fail = &api.Failure{Code: pipefill.CodeUnavailable, Message: "database is away"}
 		}, "BAD", "database is away"},

@@ -122,6 +122,9 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 	if d.node, err = newNode(cfg, log, groups, devices, store); err != nil {
 		return d, err
 	}
+	if err := d.openMeter(); err != nil {
+		d.fault("memory", fmt.Sprintf("the memory of GPUs is not watched: %v", err))
+	}
 	if d.ledger, err = openLedger(filepath.Join(cfg.StateDir, "ledger"), store); err != nil {
 		return d, err
 	}
@@ -134,6 +137,14 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 		return d, err
 	}
 	return d, d.listen()
+}
+
+func (d *daemon) openMeter() error {
+	m, err := device.OpenMeter(d.devices)
+	if err == nil && m != nil {
+		d.meter = m
+	}
+	return err
 }
 
 func (d *daemon) listen() error {
@@ -156,7 +167,7 @@ func (d *daemon) listen() error {
 func (d *daemon) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{d.beat, d.watch, d.notify, func(ctx context.Context) error { return d.syncLoop(ctx, d.controller) }}
+	parts := []func(context.Context) error{d.beat, d.watch, d.watchMemory, d.notify, func(ctx context.Context) error { return d.syncLoop(ctx, d.controller) }}
 	for _, s := range d.sockets {
 		parts = append(parts, s.serve)
 	}

@@ -118,6 +118,8 @@ type site struct {
 	store storage
 	stop  func()
 	slurm string // where the test makes Slurm's groups
+
+	fillBytes int64 // that a fill job may hold
 }
 
 // newSite starts a daemon, or skips where there are no cgroups to write.
@@ -335,7 +337,7 @@ func (s *site) assign(id int64) {
 	s.order(func(o *api.NodeOrders) {
 		o.Assignments = []pipefill.Assignment{{
 			ID: id, Job: pipefill.JobKey{Cluster: "test", JobID: 200, SubmitMs: 5}, Node: s.cfg.Node, Device: "cpu:0",
-			MainJob: pipefill.JobKey{Cluster: "test", JobID: 100}, Mode: pipefill.ModeSignal, State: pipefill.AssignmentReserved,
+			MainJob: pipefill.JobKey{Cluster: "test", JobID: 100}, Mode: pipefill.ModeSignal, State: pipefill.AssignmentReserved, MemBytes: s.fillBytes,
 		}}
 	})
 }
@@ -355,7 +357,7 @@ func (s *site) fillRuns(t *testing.T, text string) (*page[mainPage], *script) {
 	}
 	s.assign(7)
 	within(t, 5*time.Second, "the reservation to be told back", func() bool { return s.assignment().State == pipefill.AssignmentReserved })
-	want := "ok\nassignment=7\ndevice=cpu:0\nmode=signal\nmem_bytes=0\ndir=" + s.cfg.RunDir + "\n"
+	want := fmt.Sprintf("ok\nassignment=7\ndevice=cpu:0\nmode=signal\nmem_bytes=%d\ndir=%s\n", s.fillBytes, s.cfg.RunDir)
 	if got := s.plugin(t, "fill", fillKeys, "pid=1", "partition=pipefill", "options="); got != want {
 		t.Fatalf("fill: %q", got)
 	}

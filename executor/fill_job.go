@@ -26,6 +26,9 @@ type fillJob struct {
 	killNs    int64 // ending: when what is left is killed
 	chargedAt time.Time
 	absent    int
+
+	limited   bool // the driver was told its memory
+	strangers int  // looks in a row that found a process of it on the GPU past the launch library
 }
 
 const (
@@ -189,7 +192,7 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 	}
 	if a.MemBytes == 0 && a.Device.Kind() == pipefill.KindGPU {
 		// What it may hold also between bubbles; 0 while nobody knows.
-		a.MemBytes = d.drain.cycle(n.terms(n.mains[a.MainJob.JobID], d)).AlwaysFreeBytes
+		a.MemBytes = n.cycle(n.mains[a.MainJob.JobID], d).AlwaysFreeBytes
 	}
 	a.State = pipefill.AssignmentAttached
 	f := &fillJob{

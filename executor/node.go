@@ -26,6 +26,7 @@ type node struct {
 	mono    func() int64
 	groups  *cgroups
 	devices []device.Device
+	meter   meter   // nil where there is no GPU, or its memory cannot be watched
 	self    process // what supervisors watch
 
 	mu     sync.Mutex

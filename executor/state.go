@@ -46,6 +46,8 @@ type mainPageRecord struct {
 	Control  inode             `json:"control"`
 	Openers  []process         `json:"openers"`            // who may hold the pages mapped
 	Disabled string            `json:"disabled,omitempty"` // why the governor turned filling off
+
+	HighBytes int64 `json:"high_bytes,omitempty"` // the most that its processes have held of a GPU's memory
 }
 
 // fillRecord is an assignment as it stands on disk, one file each.

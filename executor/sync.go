@@ -167,7 +167,7 @@ func (n *node) noFilling() string {
 }
 
 func (n *node) terms(m *mainJob, d *mainDevice) terms {
-	return terms{share: d.governor.share, guard: d.governor.guard, least: milliseconds(n.cfg.MinMs), reserve: m.options.reserve}
+	return terms{share: d.governor.share, guard: d.governor.guard, least: milliseconds(n.cfg.MinMs), reserve: m.reserve(d)}
 }
 
 func (n *node) mainDevices(m *mainJob) []api.MainDevice {
@@ -177,7 +177,7 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		g := d.governor
 		md := api.MainDevice{
 			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs,
-			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: d.drain.cycle(n.terms(m, d)), Totals: d.drain.totals,
+			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Totals: d.drain.totals,
 		}
 		switch {
 		case m.options.off:
@@ -188,6 +188,8 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 			md.Enabled, md.Reason = false, g.disabled
 		case len(m.rec.Devices[i].Openers) == 0:
 			md.Enabled, md.Reason = false, "its program has not opened the device"
+		case n.meter != nil && d.device.Node != nil && n.memoryOf(m, d).high == 0:
+			md.Enabled, md.Reason = false, "the most memory that its program holds is not known yet"
 		}
 		md.Totals.FilledNs = d.usedHere.DeviceNs
 		if d.fill != nil && d.fill.super != nil {

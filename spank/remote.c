@@ -139,8 +139,8 @@ static void lead_python(const struct pf_slurm *slurm,
 		return;
 	if (slurm->get_env(slurm->context, "PYTHONPATH", old, sizeof(old)) >
 	    0) {
-		pf_say(slurm, "main job", "engines are not hooked",
-		       "its PYTHONPATH is longer than 4095 bytes");
+		pf_say(slurm, "job", "PYTHONPATH is not led",
+		       "it is longer than 4095 bytes");
 		return;
 	}
 	if (!strncmp(old, dir, length) && (!old[length] || old[length] == ':'))
@@ -148,7 +148,7 @@ static void lead_python(const struct pf_slurm *slurm,
 	(void) snprintf(path, sizeof(path), "%s%s%s", dir, old[0] ? ":" : "",
 			old);
 	if (slurm->set_env(slurm->context, "PYTHONPATH", path))
-		pf_say(slurm, "main job", "engines are not hooked",
+		pf_say(slurm, "job", "PYTHONPATH is not led",
 		       "the environment cannot be set");
 }
 
@@ -246,6 +246,7 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 }
 
 static void export_fill(const struct pf_slurm *slurm,
+			const struct pf_remote *remote,
 			const struct pf_reply *reply)
 {
 	static const char *const pairs[][2] = {
@@ -268,9 +269,12 @@ static void export_fill(const struct pf_slurm *slurm,
 	pf_message_value(reply, "preload", value, sizeof(value));
 	preload(slurm, value[0] == '/' ? value : "");
 	pf_message_value(reply, "device", value, sizeof(value));
-	if (!strncmp(value, "gpu:", 4))
+	if (!strncmp(value, "gpu:", 4)) {
 		(void) slurm->set_env(slurm->context, "CUDA_VISIBLE_DEVICES",
 				      value + 4);
+		/* PyTorch is kept within its memory from there. */
+		lead_python(slurm, remote);
+	}
 }
 
 /* Asks for the job's assignment. is_fill: its partition says it is a fill job,
@@ -312,7 +316,7 @@ static void attach_fill(const struct pf_slurm *slurm, struct pf_remote *remote,
 	} else if (!strcmp(reply.status, "ok")) {
 		remote->role = PF_ROLE_FILL;
 		remote->assigned = 1;
-		export_fill(slurm, &reply);
+		export_fill(slurm, remote, &reply);
 	} else {
 		remote->role = PF_ROLE_FILL;
 		pf_say(slurm, "fill job", "does not run",

@@ -135,6 +135,9 @@ func (r *run) stepFill(id int64) error {
 	environ := with(r.Environ, "PIPEFILL_DIR="+r.runDir(), "PIPEFILL_ROLE=fill", "PIPEFILL_DEVICE="+answer["device"], "PIPEFILL_MODE="+answer["mode"])
 	if uuid, gpu := strings.CutPrefix(answer["device"], "gpu:"); gpu {
 		environ = with(environ, "CUDA_VISIBLE_DEVICES="+uuid)
+		if r.Python != "" {
+			environ = with(environ, "PYTHONPATH="+lead(r.Python, environ))
+		}
 	}
 	if library := answer["preload"]; library != "" {
 		environ = with(environ, "LD_PRELOAD="+library)

@@ -340,7 +340,7 @@ static void test_python(void)
 	leads_python("/pf", "/a:/b", "/pf:/a:/b", "", "PYTHONPATH is led");
 	leads_python("/pf", "/pf:/a", "/pf:/a", "", "it is led once");
 	leads_python("/pf", "/pfx", "/pf:/pfx", "", "another name is another");
-	leads_python("/pf", longest, longest, "not hooked",
+	leads_python("/pf", longest, longest, "not led",
 		     "a PYTHONPATH too long is left alone");
 }
 

@@ -6,10 +6,11 @@ and is known only once the chunk is over.
 """
 
 import os
-import sys
 import time
 
 import torch
+
+from .. import limit
 
 
 class Cores:
@@ -77,26 +78,6 @@ def current():
     named = os.environ.get("PIPEFILL_DEVICE", "")
     if named.startswith("cpu:") or not torch.cuda.is_available():
         return Cores()
+    # Again where sitecustomize has set it: not every Python reads that (-S, -I, a container of its own).
+    limit.set_limit(torch.cuda, limit.bytes_of(os.environ))
     return Cuda()
-
-
-def limit_memory(free_bytes):
-    """Keeps PyTorch on the GPU within free_bytes: its allocator then refuses by itself. 0: no limit is known."""
-    if not free_bytes:
-        return
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(free_bytes / total, 1.0))
-
-
-def explain_out_of_memory(error, where, limit_bytes):
-    """Says on standard error how much was allowed and where it was too little; error itself stays as it is."""
-    used = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-    of = f" of the {limit_bytes / 2**20:.0f} MiB that its slot has" if limit_bytes else ""
-    print(f"pipefill: out of device memory in {where}: {used / 2**20:.0f} MiB{of} were taken: {error}; use a smaller "
-          "batch, or ask for a slot with more by --pipefill=fill,mem=SIZE", file=sys.stderr)
-
-
-def is_out_of_memory(error):
-    """True for what PyTorch raises when the device's memory, or the limit on it, is used up."""
-    kind = getattr(torch.cuda, "OutOfMemoryError", None)
-    return kind is not None and isinstance(error, kind)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks the pipeline engines that a main job imports; the SPANK plugin puts this folder on its PYTHONPATH.
+"""Hooks the pipeline engines that a main job imports, and keeps PyTorch in a fill job on a GPU within its memory; the
+SPANK plugin puts this folder on their PYTHONPATH.
 
 Python imports sitecustomize at its start from the first place that has one: the one that this hides is run first. It
-does nothing outside a main job, and never lets an error out.
+does nothing in other jobs, and never lets an error out.
 """
 
 import importlib
@@ -23,7 +24,7 @@ def _hidden():
         spec.loader.exec_module(module)
 
 
-def _package():
+def _package(name):
     """Imports the pipefill that this file is part of, wherever Python looks for others."""
     if "pipefill" not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -32,16 +33,17 @@ def _package():
         module = importlib.util.module_from_spec(spec)
         sys.modules["pipefill"] = module
         spec.loader.exec_module(module)
-    return importlib.import_module("pipefill.hooks")
+    return importlib.import_module("pipefill." + name)
 
 
 def _enable():
-    if os.environ.get("PIPEFILL_ROLE") != "main" or not os.environ.get("PIPEFILL_DIR"):
+    module = {"main": "hooks", "fill": "limit"}.get(os.environ.get("PIPEFILL_ROLE"))
+    if module is None or not os.environ.get("PIPEFILL_DIR") or module == "limit" and not os.environ.get("PIPEFILL_MEM_BYTES"):
         return
     try:
-        _package().enable()
+        _package(module).enable()
     except Exception as err:  # pylint: disable=broad-except
-        print(f"pipefill: bubbles are not announced: {type(err).__name__}: {err}", file=sys.stderr)
+        print(f"pipefill: {module} is not set up: {type(err).__name__}: {err}", file=sys.stderr)
 
 
 try:

@@ -80,3 +80,38 @@ int nvmlDeviceGetComputeMode(void *device, int *mode)
 	return fails("mode") ? 15 : 0;
 }
 #endif
+
+struct process {
+	unsigned pid;
+	unsigned long long bytes;
+	unsigned instances[2];
+};
+
+/* Two processes on GPU-aaaa. */
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, struct process *list)
+{
+	unsigned room = *count;
+
+	if (fails("processes"))
+		return 15;
+	*count = 2;
+	if (room < 2)
+		return 7; /* NVML_ERROR_INSUFFICIENT_SIZE */
+	list[0] = (struct process){ .pid = 11, .bytes = fails("unknown") ? ~0ull : 3ull << 30 };
+	list[1] = (struct process){ .pid = 12, .bytes = 1ull << 30 };
+	(void) device;
+	return 0;
+}
+
+#ifdef LIMITS
+struct limits {
+	const char *group;
+	unsigned long long soft, hard;
+};
+
+int nvmlDeviceSetMemoryLimits_v1(void *device, struct limits *limits)
+{
+	(void) device;
+	return fails("limits") || strcmp(limits->group, "/sys/fs/cgroup/x") || limits->soft || limits->hard != 5 ? 15 : 0;
+}
+#endif
