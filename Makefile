@@ -16,7 +16,7 @@ SHELL := /bin/bash -o pipefail
 .PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install faultpoint go-binaries clean
 all: go-binaries
 
-FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk)
+FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
 include $(FRAGMENTS)
 
 ifneq ($(filter spank/spank.mk,$(FRAGMENTS)),)
@@ -34,6 +34,10 @@ endif
 ifneq ($(filter engine/launch/launch.mk,$(FRAGMENTS)),)
 all: $(BUILD)/libpipefill_launch.so
 check-c: check-c-launch
+endif
+ifneq ($(filter engine/cuda/cuda.mk,$(FRAGMENTS)),)
+all: $(BUILD)/libpipefill-cuda.so
+check-c: check-c-cuda
 endif
 
 go-binaries: | $(BUILD)

@@ -351,6 +351,17 @@ void pf_bubble_end(struct pf_main *main)
 	pf_learn_add(&main->lengths[main->index], end_ns - main->begin_ns);
 }
 
+int64_t pf_bubble_left(const struct pf_main *main)
+{
+	uint64_t now;
+
+	if (!main || !main->alive || !main->in_bubble || !main->deadline_ns)
+		return -1;
+	now = now_ns();
+	return now < main->deadline_ns ? (int64_t) (main->deadline_ns - now)
+				       : 0;
+}
+
 void pf_iteration(struct pf_main *main)
 {
 	struct pf_main_page *page;

@@ -41,6 +41,10 @@ struct pf_main *pf_open(const char *device);
 void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index);
 void pf_bubble_end(struct pf_main *main);
 
+/* Nanoseconds until fill work must be gone from the bubble that is announced; 0
+ * when that has passed, -1 when it is not offered, or none is announced. */
+int64_t pf_bubble_left(const struct pf_main *main);
+
 /* Marks the start of the next iteration (after the optimizer step). */
 void pf_iteration(struct pf_main *main);
 

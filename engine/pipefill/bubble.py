@@ -37,9 +37,12 @@ class Main:
     """One device of a main job.
 
     device: "cpu:0-3", "gpu:<uuid>", a local rank in digits, or None for this process's own.
+    holds: False, as nothing keeps a device from what is waited for here (stream.Main does).
     begin(kind, index), end() and iteration() are stores, 0.3-0.4 µs each with nobody waiting; index is 0..255, rising
     within an iteration and the same in each. One thread at a time.
     """
+
+    holds = False
 
     def __init__(self, device=None, library=None):
         library = library or _lib.load()

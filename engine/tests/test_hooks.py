@@ -24,6 +24,8 @@ ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class FakeMain:
     """A bubble.Main that writes down what it is told, and fails where it is told to."""
 
+    holds = False
+
     def __init__(self, failing=()):
         self.calls, self.failing = [], failing
 
@@ -73,7 +75,7 @@ class TestKinds(unittest.TestCase):
                         self.assertEqual(waits.kinds(happened), says, (name, stage, stages, micro_batches))
 
     def test_sends(self):
-        got = waits.kinds([((SEND,), True), ((RECV_F,), True), ((RECV_B, RECV_F), True), ((SEND,), True)])
+        got = waits.kinds([((SEND,), True), ((FORWARD,), False), ((RECV_F,), True), ((RECV_B, RECV_F), True), ((SEND,), True)])
         self.assertEqual(got, [Kind.COMM, Kind.FILL_DRAIN, Kind.FWD_BWD, Kind.FILL_DRAIN])
 
     def test_an_evaluation_is_offered_nothing(self):
@@ -217,10 +219,13 @@ class TestOnImport(unittest.TestCase):
             class RecvGrad: pass
             class ForwardPass: pass
             class BackwardPass: pass
+            class SendActivation: pass
+            class SendGrad: pass
             class TrainSchedule: pass
         class PipelineEngine:
             _INSTRUCTION_MAP = {c: (lambda self: None) for c in (schedule.RecvActivation, schedule.RecvGrad,
-                                                                 schedule.ForwardPass, schedule.BackwardPass)}
+                                                                 schedule.ForwardPass, schedule.BackwardPass,
+                                                                 schedule.SendActivation, schedule.SendGrad)}
             def _exec_schedule(self, s): return "scheduled"
             def _aggregate_total_loss(self): return 1
         """

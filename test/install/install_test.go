@@ -67,8 +67,9 @@ func TestInstall_EveryFileWithItsMode(t *testing.T) {
 		"usr/local/sbin/pipefilld": 0o755, "usr/local/sbin/pipefillctld": 0o755, "usr/local/bin/pipefill-cli": 0o755,
 		"usr/local/lib/libpipefill.so.1": 0o644, "usr/local/lib/libpipefill.so": fs.ModeSymlink | 0o777,
 		"usr/local/lib/libnccl-profiler-pipefill.so": 0o644,
-		"usr/local/lib/libpipefill_launch.so":        0o644,
-		"usr/local/include/pipefill.h":               0o644, "usr/local/lib/slurm/spank_pipefill.so": 0o644,
+		"usr/local/lib/libpipefill-cuda.so.1":        0o644, "usr/local/include/pipefill_stream.h": 0o644,
+		"usr/local/lib/libpipefill_launch.so": 0o644,
+		"usr/local/include/pipefill.h":        0o644, "usr/local/lib/slurm/spank_pipefill.so": 0o644,
 	}
 	add := func(folder, glob string, name func(string) string) {
 		sources, err := filepath.Glob("../../" + glob)

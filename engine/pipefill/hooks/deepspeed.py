@@ -13,6 +13,7 @@ from .versions import Known
 KNOWN = Known("DeepSpeed", "deepspeed.git_version_info", "version", (0, 12, 2), (0, 19, 6))
 
 _WAITS = {"RecvActivation": (_waits.RECV_F,), "RecvGrad": (_waits.RECV_B,)}
+_SENDS = ("SendActivation", "SendGrad")
 _NOTES = {"ForwardPass": _waits.FORWARD, "BackwardPass": _waits.BACKWARD}
 
 
@@ -23,10 +24,13 @@ def install(engine, waits=None):
     instructions = dict(cls._INSTRUCTION_MAP)
     for name, words in _WAITS.items():
         instruction = getattr(schedule, name)
-        instructions[instruction] = waits.around(instructions[instruction], words)
+        instructions[instruction] = waits.around(instructions[instruction], words, alone=True)
     for name, word in _NOTES.items():
         instruction = getattr(schedule, name)
         instructions[instruction] = _noting(waits, instructions[instruction], word)
+    for name in _SENDS:
+        instruction = getattr(schedule, name)
+        instructions[instruction] = _sending(waits, instructions[instruction])
     execute, aggregate = cls._exec_schedule, cls._aggregate_total_loss
     cls._INSTRUCTION_MAP = instructions
     cls._exec_schedule = _executing(waits, execute, schedule.TrainSchedule)
@@ -42,6 +46,15 @@ def _noting(waits, original, word):
     @functools.wraps(original)
     def instruction(*args, **kwargs):
         waits.note(word)
+        return original(*args, **kwargs)
+
+    return instruction
+
+
+def _sending(waits, original):
+    @functools.wraps(original)
+    def instruction(*args, **kwargs):
+        waits.safely(waits.sending)
         return original(*args, **kwargs)
 
     return instruction

@@ -90,6 +90,7 @@ class _Timer:
 
     def __init__(self, waits, notes, words):
         self._waits, self._notes, self._words = waits, notes, words
+        self._alone = not notes and len(words) == 1
         self._begun = False
         self.inner = None
 
@@ -100,7 +101,8 @@ class _Timer:
         if self.inner is not None:
             self.inner.start(*args, **kwargs)
         if self._words:
-            self._begun = self._waits.begin(self._words)
+            # A receive alone is posted between start and stop, which nothing is fused with.
+            self._begun = self._waits.begin(self._words, alone=self._alone)
 
     def stop(self, *args, **kwargs):
         """As megatron.core.timers.Timer.stop."""

@@ -20,7 +20,6 @@ _MAKERS = {
     "get_fwd_send_ops": _waits.FORWARD,
     "get_bwd_send_ops": _waits.BACKWARD,
 }
-_RECEIVES = (_waits.RECV_F, _waits.RECV_B)
 
 
 def install(schedules, waits=None):
@@ -67,16 +66,18 @@ def _stepping(waits, original):
 
 
 def _read(waits, operations):
-    """Notes what is sent; returns the words of waiting for these operations."""
-    words = []
+    """Notes what is sent; returns the words of waiting for these operations, and whether they are receives alone."""
+    words, alone = [], True
     for operation in operations:
         word = getattr(operation, "pipefill_word", None)
-        if word in _RECEIVES:
+        if word in _waits.RECEIVES:
             if word not in words:
                 words.append(word)
-        elif word is not None:
+            continue
+        alone = False
+        if word is not None:
             waits.note(word)
-    return tuple(words) or (_waits.SEND,)
+    return tuple(words) or (_waits.SEND,), alone
 
 
 class _Works:
@@ -93,7 +94,7 @@ class _Works:
 
     def wait(self, *args, **kwargs):
         """As torch.distributed.Work.wait."""
-        begun = self._waits.begin(self._words)
+        begun = self._waits.begin(self._words, self)
         try:
             result = None
             for work in self._works:
@@ -116,8 +117,11 @@ def _returning_work(waits, original, post):
     def batch_p2p(p2p_ops, desc=None):
         if not p2p_ops:
             return original(p2p_ops, desc)
-        words = waits.safely(_read, waits, p2p_ops) or (_waits.SEND,)
-        return _Works(waits, post(p2p_ops), words)
+        words, alone = waits.safely(_read, waits, p2p_ops) or ((_waits.SEND,), False)
+        waits.posting(words, alone)
+        works = _Works(waits, post(p2p_ops), words)
+        waits.posted(works if alone else None)
+        return works
 
     return batch_p2p
 
@@ -131,16 +135,42 @@ class _WorkList(list):
 def _returning_list(waits, original):
     @functools.wraps(original)
     def batch_p2p(p2p_ops, *args, **kwargs):
-        works = original(p2p_ops, *args, **kwargs)
-        words = waits.safely(_read, waits, p2p_ops) if works else None
-        if words is None:
+        # Operations of several groups come here again, a group at a time (from 2.15 on, pipeline_per_edge_p2p).
+        several = bool(p2p_ops) and _several_groups(p2p_ops)
+        read = waits.safely(_read, waits, p2p_ops) if p2p_ops and not several else None
+        if read is None:
+            works = original(p2p_ops, *args, **kwargs)
+            if several:
+                works = _WorkList(works)
+                works.words = _received(p2p_ops)
             return works
-        listed = _WorkList(works)
-        listed.words = words
+        waits.posting(*read)
+        listed = _WorkList(original(p2p_ops, *args, **kwargs))
+        listed.words = read[0]
+        waits.posted(listed if read[1] else None)
         return listed
 
     return batch_p2p
 
 
+def _received(operations):
+    words = dict.fromkeys(getattr(operation, "pipefill_word", None) for operation in operations)
+    return tuple(word for word in words if word in _waits.RECEIVES) or (_waits.SEND,)
+
+
+def _several_groups(operations):
+    first = getattr(operations[0], "group", None)
+    return any(getattr(operation, "group", None) is not first for operation in operations)
+
+
 def _waiting_list(waits, original):
-    return waits.around(original, lambda work: getattr(work, "words", (_waits.SEND,)) if work else None)
+    @functools.wraps(original)
+    def wait_batch_p2p(work, *args, **kwargs):
+        if not work or not waits.begin(getattr(work, "words", (_waits.SEND,)), work):
+            return original(work, *args, **kwargs)
+        try:
+            return original(work, *args, **kwargs)
+        finally:
+            waits.end()
+
+    return wait_batch_p2p

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bubble instruction in a stream's order from Python, and what the hooks hold, on the libcuda of engine/cuda/tests."""
+
+import ctypes
+import os
+import time
+import unittest
+import warnings
+from unittest import mock
+
+import fake_daemon
+from pipefill import stream
+from pipefill.bubble import Kind
+from pipefill.hooks import memory, torch_pipelining, waits
+from pipefill.hooks.waits import BACKWARD, FORWARD, RECV_B, RECV_F, SEND
+
+BUILD = os.environ.get("BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__)))), "build"))
+LIBRARY = os.path.join(BUILD, "libpipefill-cuda.so")
+DRIVER = os.path.join(BUILD, "tests", "libfakecuda.so")
+MS = 1_000_000
+
+
+@unittest.skipUnless(os.path.exists(LIBRARY) and os.path.exists(DRIVER),
+                     "build/libpipefill-cuda.so and its fake driver are not built (make all check-c-cuda)")
+class TestStream(unittest.TestCase):
+    """stream.Main on a stream that is a thread."""
+
+    def setUp(self):
+        self.daemon = fake_daemon.FakeDaemon(device="gpu:GPU-0")
+        self.addCleanup(self.daemon.close)
+        environment = {"PIPEFILL_CUDA_LIBRARY": LIBRARY, "PIPEFILL_CUDA_DRIVER": DRIVER,
+                       **self.daemon.environment("main")}
+        patched = mock.patch.dict(os.environ, environment)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.driver = ctypes.CDLL(DRIVER)
+        self.driver.fake_cuda_stream.restype = ctypes.c_void_p
+        self.driver.fake_cuda_kernel.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p]
+        self.driver.fake_cuda_synchronize.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        self.stream = self.driver.fake_cuda_stream()
+
+    def kernel(self, ns):
+        self.driver.fake_cuda_kernel(self.stream, ns, None)
+
+    def settle(self, marks):
+        self.assertEqual(self.driver.fake_cuda_synchronize(self.stream, 20_000 * MS), 0, "the stream is kept for ever")
+        end = time.monotonic() + 20
+        while sum(bool(e["flags"] & fake_daemon.ITERATION) for e in self.daemon.events()) < marks:
+            self.assertLess(time.monotonic(), end, "the marks have not been announced")
+
+    def test_announces_what_the_stream_comes_to(self):
+        main = stream.Main(lambda: self.stream)
+        self.assertTrue(main.attached, main.why)
+        self.assertTrue(main.holds)
+        self.assertEqual(main.device, "gpu:GPU-0")
+        main.free(3, 5 << 20)
+        begin = main.announcer(Kind.FWD_BWD, 3, True)
+        began_ns = time.monotonic_ns()
+        self.kernel(30 * MS)
+        begin()
+        main.end()
+        main.iteration()
+        self.settle(1)
+        bubble = self.daemon.events()[0]
+        self.assertEqual((bubble["kind"], bubble["index"], bubble["free_bytes"]), (Kind.FWD_BWD, 3, 5 << 20))
+        self.assertGreaterEqual(bubble["begin_ns"], began_ns + 30 * MS)
+        self.assertEqual(main.figures().announced, 1)
+        main.close()
+        self.assertFalse(main.attached)
+        begin()
+        main.end()
+        main.iteration()
+        self.assertIsNone(main.device)
+
+    def test_hooks_announce_on_it(self):
+        main = stream.Main(lambda: self.stream)
+        hook = waits.Waits(main)
+        for _ in range(12):
+            hook.iteration("a")
+            self.kernel(MS)
+            if hook.begin((RECV_F,), alone=True):
+                self.kernel(5 * MS)
+                hook.end()
+            hook.note(FORWARD)
+            if hook.begin((RECV_B,), alone=True):
+                self.kernel(5 * MS)
+                hook.end()
+            hook.note(BACKWARD)
+        self.settle(12)
+        kinds = [e["kind"] for e in self.daemon.events() if not e["flags"] & fake_daemon.ITERATION]
+        self.assertEqual(kinds, [Kind.FILL_DRAIN, Kind.FWD_BWD] * 11)
+        self.assertGreater(main.figures().held, 0)
+        hook.close()
+
+    def test_says_why_not(self):
+        self.assertIn("libnowhere", stream.Main(lambda: None, driver="libnowhere.so").why)
+        with mock.patch.dict(os.environ, {"PIPEFILL_CUDA_LIBRARY": "/nowhere.so"}):
+            main = stream.Main(lambda: None)
+        self.assertIn("nowhere", main.why)
+        self.assertFalse(main.attached or main.holds)
+        main.announcer(Kind.STEADY, 1)()
+        main.end()
+        main.iteration()
+        main.close()
+
+
+class HoldingMain:
+    """A stream.Main that writes down what it is told."""
+
+    holds = True
+
+    def __init__(self):
+        self.calls, self.freed = [], {}
+
+    def announcer(self, kind, index, hold=False):
+        return lambda: self.calls.append(("begin", index, hold))
+
+    def free(self, index, free_bytes):
+        self.freed[index] = free_bytes
+
+    def end(self):
+        self.calls.append(("end",))
+
+    def iteration(self):
+        self.calls.append(("iteration",))
+
+    def close(self):
+        pass
+
+
+class Operation:
+    """A torch.distributed.P2POp."""
+
+    group = None
+
+    def __init__(self, word):
+        self.pipefill_word = word
+
+
+class TestHeld(unittest.TestCase):
+    """Which waits are held, by the hook of PyTorch from 2.8 on."""
+
+    def setUp(self):
+        self.main = HoldingMain()
+        self.hook = waits.Waits(self.main)
+        self.post = torch_pipelining._returning_list(self.hook, self._post)
+        self.wait = torch_pipelining._waiting_list(self.hook, lambda work: None)
+
+    def _post(self, operations):
+        self.main.calls.append(("post", *(operation.pipefill_word for operation in operations)))
+        return [object() for _ in operations]
+
+    def batch(self, *words):
+        return self.post([Operation(word) for word in words])
+
+    def iterate(self, body, times=4):
+        for _ in range(times):
+            self.main.calls.clear()
+            self.hook.iteration("a")
+            body()
+        self.assertIsNone(self.hook.off)
+        return self.main.calls
+
+    def test_a_receive_that_is_waited_for_at_once(self):
+        def body():
+            self.wait(self.batch(RECV_F))
+            self.wait(self.batch(FORWARD))
+            self.wait(self.batch(RECV_B))
+
+        calls = self.iterate(body)
+        self.assertEqual(calls[1:4], [("begin", 0, True), ("post", RECV_F), ("end",)],
+                         "the bubble begins before the receive is posted")
+        self.assertIn(("begin", 2, True), calls)
+        self.assertNotIn(("begin", 1, True), calls, "a send is never held")
+
+    def test_a_receive_that_something_is_posted_behind(self):
+        def body():
+            received = self.batch(RECV_F)
+            sent = self.batch(FORWARD)
+            self.wait(received)
+            self.wait(sent)
+
+        self.assertNotIn(True, [call[2] for call in self.iterate(body) if call[0] == "begin"])
+
+    def test_fused_with_a_send(self):
+        calls = self.iterate(lambda: self.wait(self.batch(FORWARD, RECV_B)))
+        self.assertEqual([call for call in calls if call[0] == "begin"], [("begin", 0, False)])
+
+    def test_fused_of_several_groups(self):
+        """From 2.15 on each group is posted by itself, so that the receive can be held and the send is not."""
+        def both(operations):
+            if len(operations) == 2:
+                return self.post(operations[:1]) + self.post(operations[1:])
+            return self._post(operations)
+
+        self.post = torch_pipelining._returning_list(self.hook, both)
+
+        def body():
+            operations = [Operation(FORWARD), Operation(RECV_B)]
+            operations[0].group, operations[1].group = "forward", "backward"
+            self.wait(self.post(operations))
+
+        calls = self.iterate(body)
+        self.assertNotIn(True, [call[2] for call in calls if call[0] == "begin"],
+                         "they are waited for together: the send with the receive")
+
+    def test_what_something_is_sent_after(self):
+        def body():
+            if self.hook.begin((RECV_F,), alone=True):
+                self.hook.end()
+            self.hook.sending()
+            self.hook.note(FORWARD)
+            if self.hook.begin((RECV_F,), alone=True):
+                self.hook.end()
+            self.hook.note(FORWARD)
+            self.hook.note(BACKWARD)
+            self.hook.sending()
+
+        self.assertEqual([call for call in self.iterate(body) if call[0] == "begin"],
+                         [("begin", 0, False), ("begin", 1, True)])
+
+    def test_another_order_holds_nothing(self):
+        self.iterate(lambda: self.wait(self.batch(RECV_F)))
+        calls = self.iterate(lambda: self.wait(self.batch(FORWARD, RECV_B)), 1)
+        self.assertEqual([call for call in calls if call[0] == "begin"], [])
+
+
+class FakeCuda:
+    """torch.cuda's memory."""
+
+    def __init__(self):
+        self.free, self.looks, self.emptied = 10, 0, 0
+
+    def mem_get_info(self):
+        self.looks += 1
+        return self.free, 100
+
+    def empty_cache(self):
+        self.emptied += 1
+
+
+class TestMemory(unittest.TestCase):
+    """Learning what is free."""
+
+    def run_iterations(self, free, main, count, indices=(0, 2)):
+        for _ in range(count):
+            free.iteration()
+            for index in indices:
+                free.at(index, main)
+
+    def test_looks_seldom(self):
+        cuda, main = FakeCuda(), HoldingMain()
+        free = memory.Free(cuda)
+        self.run_iterations(free, main, 2)
+        self.assertEqual(cuda.looks, 0, "the allocator's cache still grows")
+        self.run_iterations(free, main, memory.EVERY - 2)
+        self.assertEqual(cuda.looks, 2 * memory.KEPT)
+        self.assertEqual(main.freed, {0: 10, 2: 10})
+
+    def test_the_least_of_the_last_looks_counts(self):
+        cuda, main = FakeCuda(), HoldingMain()
+        free = memory.Free(cuda)
+        self.run_iterations(free, main, memory.EVERY)
+        cuda.free = 4
+        self.run_iterations(free, main, 1)
+        self.assertEqual(main.freed[0], 4)
+        cuda.free = 8
+        self.run_iterations(free, main, memory.EVERY)
+        self.assertEqual(main.freed[0], 4)
+        self.run_iterations(free, main, memory.KEPT * memory.EVERY)
+        self.assertEqual(main.freed[0], 8)
+
+    def test_releases_only_where_it_is_told_to(self):
+        cuda = FakeCuda()
+        with mock.patch.dict(os.environ, {"PIPEFILL_RELEASE": "2"}):
+            free = memory.Free(cuda)
+        self.run_iterations(free, HoldingMain(), 3)
+        self.assertEqual(cuda.emptied, 3)
+        self.assertEqual(list(free.costs_ns), [2])
+        self.run_iterations(memory.Free(cuda), HoldingMain(), 3)
+        self.assertEqual(cuda.emptied, 3)
+
+    def test_a_mistake_is_said(self):
+        with mock.patch.dict(os.environ, {"PIPEFILL_RELEASE": "2,x"}), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            memory.Free(FakeCuda())
+        self.assertRegex(str(said[0].message), "PIPEFILL_RELEASE='2,x': 'x' is no bubble's index: write them as 2,5")
+
+    def test_hooks_use_it(self):
+        main, cuda = HoldingMain(), FakeCuda()
+        hook = waits.Waits(main)
+        hook.memory = memory.Free(cuda)
+        for _ in range(8):
+            hook.iteration("a")
+            if hook.begin((SEND,)):
+                hook.end()
+            hook.note(FORWARD)
+            if hook.begin((RECV_B,)):
+                hook.end()
+        self.assertIsNone(hook.off)
+        self.assertEqual(main.freed, {0: 10, 1: 10})
+
+
+if __name__ == "__main__":
+    unittest.main()
