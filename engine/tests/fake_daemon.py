@@ -19,14 +19,15 @@ OFFERED, CONTROL, SHORT, ITERATION = 1, 2, 4, 8
 class FakeDaemon:
     """Listens in dir until closed; enabled: bubbles that are learned are offered."""
 
-    def __init__(self, device="cpu:0", enabled=True):
+    def __init__(self, device="cpu:0", enabled=True, min_ns=100_000):
         self._reply = f"ok\ndevice={device}\nmode=chunked\nassignment=7".encode()
+        self._events, self._read = [], 0
         self._directory = tempfile.TemporaryDirectory()
         self.dir = self._directory.name
         self._fds, self._pages = zip(*(self._page(size, magic) for size, magic in _HEADS))
         self.main, self.control, self.fill = self._pages
         # enabled, wake, share_ppm, control_ppm, seed, guard_ns, min_ns, beat_ns (never stale), assignment
-        struct.pack_into("=4I5Q", self.control, 16, int(enabled), 1, 900_000, 0, 1, 100_000, 100_000, 1 << 62, 7)
+        struct.pack_into("=4I5Q", self.control, 16, int(enabled), 1, 900_000, 0, 1, 100_000, min_ns, 1 << 62, 7)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.path.join(self.dir, "gate.sock"))
         self._listener.listen()
@@ -72,11 +73,14 @@ class FakeDaemon:
         return struct.unpack_from("=Q", self.fill, 48)[0]
 
     def events(self):
-        """The main side's finished bubbles and marks: dicts, oldest first."""
+        """The main side's finished bubbles and marks: dicts, oldest first. The page holds 1008 at a time; call it more
+        often where there are more."""
         head = struct.unpack_from("=Q", self.main, 136)[0]
         names = ("seq", "iteration", "begin_ns", "end_ns", "deadline_ns", "free_bytes", "index", "kind", "flags")
-        return [dict(zip(names, _EVENT.unpack_from(self.main, 1024 + 64 * (i % 1008))))
-                for i in range(max(0, head - 1008), head)]
+        self._events += [dict(zip(names, _EVENT.unpack_from(self.main, 1024 + 64 * (i % 1008))))
+                         for i in range(max(self._read, head - 1008), head)]
+        self._read = head
+        return list(self._events)
 
     def close(self):
         """Stops listening; pages that others mapped stay theirs."""

@@ -6,18 +6,22 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from test_hooks_torch import Announced, pipeline  # noqa: E402
+from test_hooks_torch import STEPS, Announced, pipeline  # noqa: E402
 
 
 @unittest.skipUnless(os.path.exists(pipeline.MADE), "build/engines is not made (packaging/engines)")
 class TestEngines(Announced):
-    """Both engines, 1F1B on two ranks."""
+    """Both engines on two ranks."""
 
     def train(self, program):
-        plain = pipeline.run(program, 4, 50, "OUT", hooked=False)
-        hooked = pipeline.run(program, 4, 50, "OUT")
-        self.check_same(plain, hooked, program)
-        self.check_announced(hooked, program)
+        plain = pipeline.run(program, 4, STEPS, "OUT", hooked=False)
+        filled = pipeline.run(program, 4, STEPS, "OUT", fill=True)
+        for name, run in filled.items():
+            with self.subTest(name):
+                self.check_same(plain[name], run, program)
+                self.check_announced(run, f"{program}, {name}")
+                for rank, ran_ns in enumerate(run.filled_ns):
+                    self.assertGreater(ran_ns, 0, f"rank {rank}")
 
     def test_deepspeed(self):
         self.train("deepspeed_rank.py")

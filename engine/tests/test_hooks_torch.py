@@ -11,10 +11,10 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "engines"))
 import pipeline  # noqa: E402
-import tracer  # noqa: E402
+import report  # noqa: E402
 
 STEPS = 50
-SEVERAL_STAGES = ("ScheduleInterleaved1F1B", "ScheduleLoopedBFS", "ScheduleInterleavedZeroBubble", "ScheduleZBVZeroBubble")
+ONE_STAGE = ["ScheduleGPipe:4", "Schedule1F1B:4"]
 
 
 def say(text):
@@ -25,17 +25,17 @@ def say(text):
 class Announced(unittest.TestCase):
     """What is announced, against what is true."""
 
-    def check_announced(self, run, name, step=pipeline.LEARN):
-        """Nearly all idle time is announced, and little else."""
-        for rank, (idle, announced) in enumerate(zip(run.idle(step), run.announced(step))):
-            both = tracer.common(idle, announced)
-            say(f"{name}, rank {rank}: idle {tracer.total(idle) / 1e6:.1f} ms, announced "
-                f"{tracer.total(announced) / 1e6:.1f} ms, both {both / 1e6:.1f} ms")
-            self.assertGreaterEqual(both, 0.95 * tracer.total(idle), f"{name}, rank {rank}")
+    def check_announced(self, run, name):
+        """Nearly all idle time is announced. What depends on how busy the machine is, is only said: engines/report.py
+        holds it against the targets."""
+        for rank, figures in enumerate(run.figures()):
+            say(f"{name}, rank {rank}: {figures}")
+            self.assertGreaterEqual(figures.covered, 0.95, f"{name}, rank {rank}")
 
     def check_same(self, a, b, name):
         """Both have trained to the same bits."""
         for x, y in zip(a.ranks, b.ranks):
+            self.assertEqual(len(x["steps"]), len(y["steps"]))
             self.assertEqual(x["parameters"], y["parameters"], name)
             self.assertEqual(x["losses"], y["losses"], name)
             self.assertLess(min(x["losses"][-4:], default=0), max(x["losses"][:4], default=1), "it has not learned")
@@ -48,52 +48,59 @@ class TestTorchPipelining(Announced):
     """torch.distributed.pipelining of build/engines."""
 
     def test_trains_the_same(self):
-        for schedule in ("ScheduleGPipe", "Schedule1F1B"):
-            with self.subTest(schedule):
-                plain = pipeline.run("torch_rank.py", schedule, 4, STEPS, "OUT", "--cure", hooked=False)
-                hooked = pipeline.run("torch_rank.py", schedule, 4, STEPS, "OUT")
-                self.check_same(plain, hooked, schedule)
-                self.check_announced(hooked, schedule)
-                filled = pipeline.run("torch_rank.py", schedule, 4, STEPS, "OUT", fill=True)
-                self.check_same(plain, filled, schedule)
-                for rank, idle in enumerate(filled.idle()):
-                    say(f"{schedule}, rank {rank}: fill work {filled.filled_ns[rank] / 1e6:.1f} ms in "
-                        f"{tracer.total(idle) / 1e6:.1f} ms idle")
-                    self.assertGreater(filled.filled_ns[rank], 0)
+        several = [name + ":4" for name in report.SEVERAL_STAGES]
+        plain = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several, "--cure", hooked=False)
+        hooked = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several)
+        filled = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, fill=True)
+        for name, run in hooked.items():
+            with self.subTest(name):
+                self.check_same(plain[name], run, name)
+                self.check_announced(run, name)
+        for name, run in filled.items():
+            with self.subTest(name + ", filled"):
+                self.check_same(plain[name], run, name)
+                for rank, ran_ns in enumerate(run.filled_ns):
+                    self.assertGreater(ran_ns, 0, f"rank {rank}")
 
-    def test_several_stages_a_rank(self):
-        for schedule in SEVERAL_STAGES:
-            with self.subTest(schedule):
-                plain = pipeline.run("torch_rank.py", schedule, 4, 24, "OUT", "--cure", hooked=False)
-                hooked = pipeline.run("torch_rank.py", schedule, 4, 24, "OUT")
-                self.check_same(plain, hooked, schedule)
-                self.check_announced(hooked, schedule)
+    @unittest.skipUnless(os.path.exists(pipeline.NEWER), "PyTorch 2.9's pipelining could not be fetched")
+    def test_newer(self):
+        names = ["Schedule1F1B:4", "ScheduleInterleaved1F1B:4", "ScheduleZBVZeroBubble:4", "ScheduleDualPipeV:4"]
+        newer = ["--newer", pipeline.NEWER_INSIDE]
+        plain = pipeline.run("torch_rank.py", "OUT", STEPS, *names, *newer, hooked=False)
+        hooked = pipeline.run("torch_rank.py", "OUT", STEPS, *names, *newer)
+        for name, run in hooked.items():
+            with self.subTest(name):
+                self.check_same(plain[name], run, name)
+                self.check_announced(run, "2.9 " + name)
 
     def test_four_ranks_that_compute(self):
-        plain = pipeline.run("torch_rank.py", "Schedule1F1B", 4, 20, "OUT", "--cure", world=4, hooked=False)
-        hooked = pipeline.run("torch_rank.py", "Schedule1F1B", 4, 20, "OUT", world=4)
-        self.check_same(plain, hooked, "four ranks")
+        plain = pipeline.run("torch_rank.py", "OUT", 20, *ONE_STAGE, "--cure", world=4, hooked=False)
+        hooked = pipeline.run("torch_rank.py", "OUT", 20, *ONE_STAGE, world=4)
+        for name, run in hooked.items():
+            self.check_same(plain[name], run, name)
         for rank in range(4):
-            kinds = [e["kind"] for e in hooked.bubbles(rank, 18)]
-            gradients = kinds.count(1)
-            self.assertEqual(gradients, 0 if rank == 3 else 2, f"rank {rank}: {kinds}")
+            # In order of their indices: what a rank waits for in one iteration, the transport's own left out.
+            bubbles = {e["index"]: e["kind"] for e in hooked["Schedule1F1B:4"].bubbles(rank, 18) if e["kind"] < 3}
+            kinds = [kind for _, kind in sorted(bubbles.items())]
+            self.assertEqual(kinds.count(1), 0 if rank == 3 else 1, f"rank {rank}: {kinds}")
             self.assertEqual(kinds[0], 1 if rank == 0 else 0, f"rank {rank}: {kinds}")
 
     def test_four_ranks_that_sleep(self):
-        for schedule, micro_batches in (("ScheduleGPipe", 4), ("Schedule1F1B", 4), ("Schedule1F1B", 8)):
-            run = pipeline.run("torch_rank.py", schedule, micro_batches, 40, "OUT", "--sleep", 8, world=4)
-            theory = 3 / (micro_batches + 3)
-            for rank, (idle, announced) in enumerate(zip(run.idle(), run.announced())):
-                begin, end = run.after(pipeline.LEARN)[rank], run.ranks[rank]["steps"][-1][1]
-                fractions = tracer.total(idle) / (end - begin), tracer.total(announced) / (end - begin)
-                say(f"{schedule}, m={micro_batches}, rank {rank} of 4: idle {fractions[0]:.3f}, announced "
-                    f"{fractions[1]:.3f}, theory {theory:.3f}")
-                self.assertAlmostEqual(fractions[0], theory, delta=0.3 * theory)
-                self.assertGreaterEqual(tracer.common(idle, announced), 0.95 * tracer.total(idle))
+        runs = pipeline.run("torch_rank.py", "OUT", 24, *(f"{name}:8" for name in report.SCHEDULES), "--sleep", 4,
+                            world=4)
+        for name, run in runs.items():
+            schedule = name.partition(":")[0]
+            theory = report.theory(schedule, 4, 8)
+            self.check_announced(run, f"{name}, four ranks")
+            for rank, figures in enumerate(run.figures()):
+                say(f"{name}, rank {rank} of 4: idle {figures.idle:.3f}, theory {theory:.3f}")
+                if schedule in ("ScheduleGPipe", "Schedule1F1B"):
+                    self.assertAlmostEqual(figures.idle, theory, delta=0.3 * theory)
 
     def test_learns_anew(self):
-        change = 30
-        run = pipeline.run("torch_rank.py", "ScheduleGPipe", 4, change + 36, "OUT", "--change", change)
+        change = 24
+        run = pipeline.run("torch_rank.py", "OUT", change + 36, "ScheduleGPipe:4", "--change", change)
+        run = run["ScheduleGPipe:4"]
         for rank in range(2):
             bubbles = run.bubbles(rank, change + 20)
             longest = statistics.mode(e["index"] for e in sorted(bubbles, key=lambda e: e["begin_ns"] - e["end_ns"])[:8])

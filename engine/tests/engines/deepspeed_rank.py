@@ -7,7 +7,6 @@
 import hashlib
 import os
 import sys
-import types
 
 micro_batches, steps, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 rank = int(os.environ["RANK"])
@@ -25,18 +24,15 @@ import tracer  # noqa: E402
 
 torch.set_num_threads(1)
 trace = tracer.Tracer(dist)
+trace.watch_calls()
+trace.watch_flush(dist, "broadcast")  # of the loss, at the end of a step
 
 import deepspeed  # noqa: E402
-from deepspeed.runtime.pipe import p2p  # noqa: E402
 
 # Would be compiled on first use, for all-reduces in shared memory.
 sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
-# p2p goes through deepspeed.comm, whose functions have the signatures of torch.distributed's.
-watched = types.SimpleNamespace(send=p2p.dist.send, recv=p2p.dist.recv)
-trace.watch_calls(watched)
-p2p.dist.send, p2p.dist.recv = watched.send, watched.recv
 
-WIDTH, ROWS, LAYERS = 768, 48, 32
+WIDTH, ROWS, LAYERS = 512, 16, 32
 
 
 class Layer(nn.Module):
@@ -67,12 +63,15 @@ def main():
         "optimizer": {"type": "SGD", "params": {"lr": 0.05}}, "steps_per_print": 10**6})
     batches = data()
     losses = []
+    dist.barrier()
+    trace.begin("train")
     for _ in range(steps):
         begin_ns = tracer.now_ns()
         losses.append(float(engine.train_batch(batches)))
-        trace.steps.append([begin_ns, tracer.now_ns()])
+        trace.step(begin_ns)
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
-    trace.save(out, losses=losses, parameters=digest, version=deepspeed.__version__)
+    trace.result(losses=losses, parameters=digest)
+    trace.save(out, version=deepspeed.__version__)
 
 
 main()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a Megatron-Core 1F1B pipeline; nothing in it knows of pipefill.
+"""One rank of Megatron-Core pipelines, without and with interleaving; nothing in it knows of pipefill.
 
     megatron_rank.py MICRO_BATCHES STEPS OUT.json
 
@@ -49,7 +49,7 @@ with warnings.catch_warnings():
     from megatron.core.enums import ModelType
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
-WIDTH, ROWS, LAYERS = 768, 48, 16
+WIDTH, ROWS, LAYERS = 512, 16, 16
 
 
 class Stage(nn.Module):
@@ -57,12 +57,14 @@ class Stage(nn.Module):
 
     share_embeddings_and_output_weights = False
 
-    def __init__(self):
+    def __init__(self, chunks, chunk):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))
+        torch.manual_seed(100 + rank + world * chunk)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS // chunks))
         self.input = None
         self.model_type = ModelType.encoder_or_decoder
-        self.vp_stage = None
+        self.vp_stage = chunk if chunks > 1 else None
+        self.last = rank == world - 1 and chunk == chunks - 1
         self.config = ModelParallelConfig(pipeline_model_parallel_size=world, pipeline_dtype=torch.float32,
                                           batch_p2p_comm=False, batch_p2p_sync=False,
                                           deallocate_pipeline_outputs=False)
@@ -100,26 +102,36 @@ def forward_step(iterator, model, *_):
     return model(x), loss
 
 
-def main():
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=world)
-    torch.manual_seed(100 + rank)
-    model = Stage()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+def train(chunks):
+    """One part of the run: so many stages a rank."""
+    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=world,
+                                             virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None)
+    model = [Stage(chunks, chunk) for chunk in range(chunks)]
+    for stage in model:
+        stage.config.virtual_pipeline_model_parallel_size = chunks if chunks > 1 else None
+    parameters = [p for stage in model for p in stage.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
     run = get_forward_backward_func()
-    batches = data()
+    batches = [data() for _ in model]
     losses = []
+    dist.barrier()
+    trace.begin(run.__name__)
     for _ in range(steps):
         begin_ns = tracer.now_ns()
         optimizer.zero_grad()
-        done = run(forward_step_func=forward_step, data_iterator=batches, model=model, num_microbatches=micro_batches,
-                   seq_length=ROWS, micro_batch_size=1, forward_only=False)
-        trace.steps.append([begin_ns, tracer.now_ns()])
+        done = run(forward_step_func=forward_step, data_iterator=batches if chunks > 1 else batches[0],
+                   model=model if chunks > 1 else model[0], num_microbatches=micro_batches, seq_length=ROWS,
+                   micro_batch_size=1, forward_only=False)
+        trace.step(begin_ns)
         optimizer.step()
         losses += [sum(float(one["loss"]) for one in done) / len(done)] if done else []
-    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
+    trace.result(losses=losses, parameters=digest)
     dist.barrier()
-    trace.save(out, losses=losses, parameters=digest, version=package_info.__version__)
+    parallel_state.destroy_model_parallel()
 
 
-main()
+dist.init_process_group("gloo", rank=rank, world_size=world)
+train(1)
+train(2)
+trace.save(out, version=package_info.__version__)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a pipeline on torch.distributed.pipelining; nothing in it knows of pipefill.
+"""One rank of pipelines on torch.distributed.pipelining; nothing in it knows of pipefill.
 
-    torch_rank.py SCHEDULE MICRO_BATCHES STEPS OUT.json [--cure] [--change STEP] [--sleep MS]
+    torch_rank.py OUT.json STEPS SCHEDULE:MICRO_BATCHES... [--cure] [--change STEP] [--sleep MS] [--newer FOLDER]
 
-Rank and world size come from RANK and WORLD_SIZE, the meeting place from MASTER_PORT. --cure: works around
-pytorch#132644, where no hook does. --change: from that step on, batches are half as large. --sleep: stages that sleep
-so long for a forward instead of computing, for more ranks than cores.
+Rank and world size come from RANK and WORLD_SIZE, the meeting place from MASTER_PORT. One schedule after the other is
+trained. --cure: works around pytorch#132644, where no hook does. --change: from that step on, batches are half as
+large. --sleep: stages that sleep so long for a forward instead of computing, for more ranks than cores. --newer: takes
+torch.distributed.pipelining of a newer release, which is Python only, from that folder.
 """
 
 import argparse
@@ -14,13 +15,13 @@ import os
 import time
 
 parser = argparse.ArgumentParser()
-parser.add_argument("schedule")
-parser.add_argument("micro_batches", type=int)
-parser.add_argument("steps", type=int)
 parser.add_argument("out")
+parser.add_argument("steps", type=int)
+parser.add_argument("schedules", nargs="+")
 parser.add_argument("--cure", action="store_true")
 parser.add_argument("--change", type=int, default=0)
 parser.add_argument("--sleep", type=float, default=0)
+parser.add_argument("--newer")
 args = parser.parse_args()
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 cores = sorted(os.sched_getaffinity(0))
@@ -38,10 +39,16 @@ import tracer  # noqa: E402
 torch.set_num_threads(1)
 trace = tracer.Tracer(dist)
 trace.watch_batches(args.cure)
+if args.newer:
+    dist.__path__.insert(0, args.newer)
 
 from torch.distributed.pipelining import PipelineStage, schedules  # noqa: E402
 
-WIDTH, ROWS, LAYERS = 768, 48, 16
+# 2.9 makes its NCCL communicators by sending 8 bytes where 4 are received, at which gloo ends the process.
+PipelineStage._get_init_p2p_neighbors_ops = lambda self: []
+
+WIDTH, ROWS, LAYERS = 512, 16, 16
+SEVERAL = 2  # stages a rank, for schedules that have several
 
 
 class Block(nn.Module):
@@ -59,79 +66,101 @@ class Block(nn.Module):
 
 class _Sleep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
-        time.sleep(args.sleep / 1e3)
+    def forward(ctx, x, forward_s, backward_s):
+        ctx.backward_s = backward_s
+        time.sleep(forward_s)
         return x * 1.0
 
     @staticmethod
     def backward(ctx, gradient):
-        time.sleep(2 * args.sleep / 1e3)
-        return gradient * 1.0
+        time.sleep(ctx.backward_s)
+        return gradient * 1.0, None, None
 
 
 class Sleeper(nn.Module):
-    """A device that is busy without a core: a forward takes --sleep, a backward twice that."""
+    """A device that is busy without a core: a forward takes so long, as do the two halves of a backward each."""
 
-    def __init__(self):
+    def __init__(self, seconds):
         super().__init__()
+        self.seconds = seconds
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        return _Sleep.apply(x * self.weight)
+        return _Sleep.apply(x, self.seconds, self.seconds) * _Sleep.apply(self.weight, 0, self.seconds)
 
 
-def main():
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    several = args.schedule not in ("ScheduleGPipe", "Schedule1F1B")
-    chunks = 2 if several else 1
+def make(name, micro_batches):
+    """The schedule called name, this rank's stages and the number of all."""
+    chunks = 1 if name in ("ScheduleGPipe", "Schedule1F1B") else SEVERAL
     count = chunks * world
-    v_shaped = args.schedule in ("ScheduleZBVZeroBubble", "ScheduleDualPipeV")
+    v_shaped = name in ("ScheduleZBVZeroBubble", "ScheduleDualPipeV")
     mine = [rank, count - 1 - rank] if v_shaped else [rank + i * world for i in range(chunks)]
     stages = []
     for number in mine:
         torch.manual_seed(100 + number)
-        module = Sleeper() if args.sleep else Block(LAYERS // chunks)
-        stages.append(PipelineStage(module, number, count, torch.device("cpu")))
-    loss = nn.functional.mse_loss
-    make = getattr(schedules, args.schedule)
-    if v_shaped:
-        # The class of 2.6 sends to its own rank, which gloo cannot; the runtime runs its order.
-        places = {i: i if i < world else count - 1 - i for i in range(count)}
-        order = make(stages, args.micro_batches, loss_fn=loss, stage_index_to_group_rank=places).pipeline_order
-        schedule = schedules._PipelineScheduleRuntime(stages, args.micro_batches, loss_fn=loss,
-                                                      stage_index_to_group_rank=places)
-        schedule._load_actions(order)
-    else:
-        schedule = make(stages if several else stages[0], args.micro_batches, loss_fn=loss)
+        module = Sleeper(args.sleep / chunks / 1e3) if args.sleep else Block(LAYERS // chunks)
+        shapes = {}
+        if args.newer or v_shaped:  # 2.9's way to ask for them needs the rest of it, and 2.6 knows no V
+            shapes = {"input_args": (torch.empty(ROWS, WIDTH),), "output_args": torch.empty(ROWS, WIDTH)}
+        stages.append(PipelineStage(module, number, count, torch.device("cpu"), **shapes))
+    cls, loss = getattr(schedules, name), nn.functional.mse_loss
+    if name != "ScheduleZBVZeroBubble":
+        return cls(stages if chunks > 1 else stages[0], micro_batches, loss_fn=loss), stages, count
+    # The class (up to 2.9) sends to its own rank, which gloo cannot; the runtime runs its order.
+    places = {i: i if i < world else count - 1 - i for i in range(count)}
+    more = {} if args.newer else {"stage_index_to_group_rank": places}
+    order = cls(stages, micro_batches, loss_fn=loss, **more).pipeline_order
+    schedule = schedules._PipelineScheduleRuntime(stages, micro_batches, loss_fn=loss, **more)
+    if args.newer:
+        for one in (schedule, *stages):
+            one.stage_index_to_group_rank = places
+    getattr(schedule, "_prepare_schedule_with_comms", getattr(schedule, "_load_actions", None))(order)
+    return schedule, stages, count
+
+
+def shrink(schedule, stages):
+    """Lets the stages learn the shapes of the next batch anew."""
+    for stage in stages:
+        stage._stage_meta = None
+        stage.inputs_meta, stage._outputs_meta = None, None
+    schedule._stage_initialized = schedule._stages_initialized = False
+
+
+def train(name, micro_batches):
+    """One part of the run."""
+    schedule, stages, count = make(name, micro_batches)
+    numbers = [stage.stage_index for stage in stages]
     parameters = [p for stage in stages for p in stage.submod.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05)
     generator = torch.Generator().manual_seed(1)
     history = []
     dist.barrier()
+    trace.begin(f"{name}:{micro_batches}")
     for step in range(args.steps):
         rows = ROWS
         if args.change and step >= args.change:
             rows //= 2
             if step == args.change:
-                for stage in stages:  # its buffers have the old shape
-                    stage.has_backward = stage._stage_meta = None
-                    stage.inputs_meta, stage._outputs_meta = None, None
-                schedule._stage_initialized = schedule._stages_initialized = False
-        x = torch.randn(rows * args.micro_batches, WIDTH, generator=generator)
+                shrink(schedule, stages)
+        x = torch.randn(rows * micro_batches, WIDTH, generator=generator)
         y = torch.tanh(x.roll(1, 1)) * 0.5
         begin_ns = tracer.now_ns()
         optimizer.zero_grad()
         losses = []
-        inputs = (x,) if 0 in mine else ()
-        targets = {"target": y, "losses": losses} if count - 1 in mine else {}
+        inputs = (x,) if 0 in numbers else ()
+        targets = {"target": y, "losses": losses} if count - 1 in numbers else {}
         schedule.step(*inputs, **targets)
-        trace.steps.append([begin_ns, tracer.now_ns()])
+        trace.step(begin_ns)
         optimizer.step()
         history += [sum(float(one) for one in losses) / len(losses)] if losses else []
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
+    trace.result(losses=history, parameters=digest)
     dist.barrier()
-    trace.save(args.out, losses=history, parameters=digest, version=torch.__version__)
-    dist.destroy_process_group()
 
 
-main()
+dist.init_process_group("gloo", rank=rank, world_size=world)
+for part in args.schedules:
+    schedule_name, _, number = part.partition(":")
+    train(schedule_name, int(number))
+trace.save(args.out, version=torch.__version__)
+dist.destroy_process_group()
