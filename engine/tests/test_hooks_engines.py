@@ -6,7 +6,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from test_hooks_torch import STEPS, Announced, pipeline  # noqa: E402
+from test_hooks_torch import STEPS, Announced, pipeline
 
 
 @unittest.skipUnless(os.path.exists(pipeline.MADE), "build/engines is not made (packaging/engines)")

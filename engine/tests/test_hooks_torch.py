@@ -10,8 +10,8 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "engines"))
-import pipeline  # noqa: E402
-import report  # noqa: E402
+import pipeline
+import report
 
 STEPS = 50
 ONE_STAGE = ["ScheduleGPipe:4", "Schedule1F1B:4"]

@@ -18,8 +18,8 @@ import fake_daemon
 import pipeline
 
 sys.path.insert(0, os.path.join(pipeline.ROOT, "engine"))
-from pipefill import bubble  # noqa: E402
-from pipefill.hooks import waits  # noqa: E402
+from pipefill import bubble
+from pipefill.hooks import waits
 
 ONE_STAGE = ("ScheduleGPipe", "Schedule1F1B")
 SEVERAL_STAGES = ("ScheduleInterleaved1F1B", "ScheduleLoopedBFS", "ScheduleInterleavedZeroBubble", "ScheduleZBVZeroBubble")
