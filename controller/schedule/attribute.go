@@ -14,6 +14,7 @@ type JobAttributes struct {
 	Time         float64 `expr:"time_s"`
 	Work         float64 `expr:"work_s"`
 	Speed        float64 `expr:"speed"`
+	Elsewhere    float64 `expr:"elsewhere_s"`
 	Limit        float64 `expr:"limit_s"`
 	Deadline     float64 `expr:"deadline_s"`
 	Slack        float64 `expr:"slack_s"`
@@ -72,6 +73,7 @@ type Attribute struct {
 	pace    pace
 	shares  bool                       // moves with the usage of users
 	running bool                       // moves with what runs
+	ends    bool                       // moves with when what runs ends
 	column  func(c *columns) []float64 // where it is one as it stands
 	number  func(c *context, i int) float64
 	text    func(c *context, i int) string
@@ -86,6 +88,38 @@ type context struct {
 	slot   *Slot
 	speeds []float64
 	groups []group
+	later  [][]opening // by profile: when which speeds are to be had
+	queueS float64     // how long all slots take for the work that waits
+	queue  float64     // that work, in seconds
+}
+
+// opening is a slot that will be free.
+type opening struct {
+	inS    float64 // from now
+	perS   float64 // seconds of time a second of work
+	untilS float64 // of work, up to which it is the one where a job ends soonest
+}
+
+// backlog is how long all slots take for the others that wait.
+func (c *context) backlog(i int) float64 {
+	if c.queue <= 0 {
+		return 0
+	}
+	return c.queueS * max(0, 1-c.ownWorkS[i]/c.queue)
+}
+
+// elsewhere is when a job would end on the best of the slots that are taken.
+func (c *context) elsewhere(i int) float64 {
+	p := int(c.profile[i])
+	if p >= len(c.later) {
+		return Never
+	}
+	for _, o := range c.later[p] {
+		if c.workS[i] <= o.untilS {
+			return o.inS + c.workS[i]*o.perS + c.backlog(i)
+		}
+	}
+	return Never
 }
 
 // leastSpeed keeps times finite on slots whose bubbles are not learned yet.
@@ -134,6 +168,11 @@ var Attributes = []Attribute{
 	{
 		Name: "job.speed", Type: "number", Unit: "1", Text: "device seconds of work done a second on this slot: by its execution plan, else slot.share",
 		number: func(c *context, i int) float64 { return c.speed(i) },
+	},
+	{
+		Name: "job.elsewhere_s", Type: "number", Unit: "s", pace: freely, ends: true,
+		Text:   "until it would end if it waited for a slot that is taken now and had the one where that is soonest, after all that waits besides has had its share of the slots; 1e9: there is none",
+		number: func(c *context, i int) float64 { return c.elsewhere(i) },
 	},
 	{
 		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",

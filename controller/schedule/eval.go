@@ -339,14 +339,34 @@ func manyLevels(tree ast.Node) bool {
 	}
 }
 
-// kindOf is Float64 for every number.
+// kindOf is Float64 for every number. The checker does not know the type of
+// CONDITION ? 1 : 0.5, which is a number all the same, nor of what it is part of.
 func kindOf(n ast.Node) reflect.Kind {
-	switch kind := n.Type().Kind(); kind {
+	kind := n.Type().Kind()
+	switch kind {
 	case reflect.Int, reflect.Int64, reflect.Float64:
 		return reflect.Float64
+	case reflect.Interface:
 	default:
 		return kind
 	}
+	switch n := n.(type) {
+	case *ast.ConditionalNode:
+		if yes := kindOf(n.Exp1); yes == kindOf(n.Exp2) {
+			return yes
+		}
+	case *ast.VariableDeclaratorNode:
+		return kindOf(n.Expr)
+	case *ast.UnaryNode:
+		return kindOf(n.Node)
+	case *ast.BinaryNode:
+		if left := kindOf(n.Left); left == reflect.Interface || left == kindOf(n.Right) {
+			return left
+		}
+	case *ast.IdentifierNode:
+		return reflect.Float64 // a variable: the builder knows
+	}
+	return kind
 }
 
 func (b *builder) take(register, count int) int {
@@ -407,6 +427,9 @@ func (b *builder) call(n *ast.CallNode, free int) node {
 	f, ok := functionNamed(callee.Value)
 	if !ok || len(n.Arguments) < f.least || len(n.Arguments) > f.most {
 		b.stop(n, "%s: write %s", callee.Value, f.form)
+	}
+	if f.most == 0 {
+		return &constant{trait{still, true}, f.do()}
 	}
 	c := &call{do: f.do, register: b.take(free, len(n.Arguments))}
 	for i, a := range n.Arguments {
@@ -582,8 +605,9 @@ func (b *builder) attribute(n *ast.MemberNode) Attribute {
 	b.names = append(b.names, name)
 	b.uses.shares = b.uses.shares || a.shares
 	b.uses.running = b.uses.running || a.running
+	b.uses.ends = b.uses.ends || a.ends
 	switch name {
-	case "job.time_s", "job.speed", "job.slack_s":
+	case "job.time_s", "job.speed", "job.slack_s": // elsewhere_s is of other slots
 		b.uses.timed = true
 	case "slot.share":
 		b.uses.share = true

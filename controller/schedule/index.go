@@ -41,6 +41,7 @@ type table struct {
 	nowMs  []float64 // of each level's numbers
 	shares int
 	rounds int
+	ends   int
 	run    int // counts rebuilds, for the indexes
 	used   int
 }
@@ -168,7 +169,7 @@ func (s *Scheduler) rate(t *table, nowMs float64) {
 	moved := false
 	for l := range t.nowMs {
 		u := &s.policy.levelUses[l]
-		if t.upto == 0 || !u.steady && t.nowMs[l] != nowMs || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun {
+		if t.upto == 0 || !u.steady && t.nowMs[l] != nowMs || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun || u.ends && t.ends != s.endsRun {
 			moved = true
 			t.nowMs[l] = nowMs
 			s.score(t, l, 0, t.upto)
@@ -177,10 +178,7 @@ func (s *Scheduler) rate(t *table, nowMs float64) {
 	if moved {
 		t.run++
 	}
-	t.shares, t.rounds = s.sharesRun, s.roundsRun
-	for i := t.upto; i < s.len(); i++ {
-		t.scores[i*t.stride] = s.tier[i]
-	}
+	t.shares, t.rounds, t.ends = s.sharesRun, s.roundsRun, s.endsRun
 	for l := range t.nowMs {
 		s.score(t, l, t.upto, s.len())
 	}
@@ -199,13 +197,19 @@ func (s *Scheduler) score(t *table, l, from, to int) {
 			if score-score != 0 { // NaN or infinite
 				score = s.refuse(first+k, t, score)
 			}
+			if l == 0 { // never: behind all, whatever its tier
+				t.scores[at-1] = s.tier[first+k]
+				if score <= never {
+					t.scores[at-1], score = never, 0
+				}
+			}
 			t.scores[at] = score
 			at += t.stride
 		}
 		if s.late > 0 {
 			for k := range out {
-				if s.starving[first+k] {
-					t.scores[(first+k)*t.stride+1+l] = 0 // among these, who was first
+				if s.starving[first+k] { // among these, who was first
+					t.scores[(first+k)*t.stride], t.scores[(first+k)*t.stride+1+l] = s.tier[first+k], 0
 				}
 			}
 		}
@@ -248,7 +252,7 @@ func (s *Scheduler) cycleOf(slot *Slot) *cycle {
 
 // ready points the batch at the jobs from first on.
 func (s *Scheduler) ready(t *table, nowMs float64, first int) {
-	s.batch.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups}
+	s.batch.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups, later: s.later, queue: s.queue, queueS: s.queueS}
 	s.batch.first = first
 }
 
@@ -275,6 +279,9 @@ func (s *Scheduler) scan(x *index, slot *Slot, more func(i int32) bool) int32 {
 	best, bestTier := int32(-1), 0.0
 	for i := range int32(s.len()) {
 		tier := x.scores[int(i)*x.stride]
+		if tier <= never {
+			continue
+		}
 		if best >= 0 && tier < bestTier || s.gone[i] || best >= 0 && !s.before(x, i, best) {
 			continue
 		}
@@ -495,6 +502,8 @@ func (s *Scheduler) best(x *index) int32 {
 		switch {
 		case s.gone[i]:
 			s.next(x)
+		case x.scores[int(i)*x.stride] <= never:
+			return -1
 		case s.full(g, 1):
 			s.leave(x)
 			x.parked = append(x.parked, g)

@@ -21,6 +21,12 @@ type function struct {
 	do               func(args ...float64) float64
 }
 
+// never is below every score, lowest what one counts as that is no number.
+const (
+	never  = -1e300
+	lowest = -1e290
+)
+
 // functions are all there are: none loops, so that every policy ends.
 var functions = []function{
 	{"abs", "abs(x)", "x without its sign", 1, 1, func(a ...float64) float64 { return math.Abs(a[0]) }},
@@ -29,6 +35,7 @@ var functions = []function{
 	{"exp", "exp(x)", "e to the power of x", 1, 1, func(a ...float64) float64 { return math.Exp(a[0]) }},
 	{"floor", "floor(x)", "x rounded down", 1, 1, func(a ...float64) float64 { return math.Floor(a[0]) }},
 	{"halving", "halving(x, half)", "2^(-x/half): 1 at 0, 0.5 at half, 0 far off", 2, 2, func(a ...float64) float64 { return math.Exp2(-a[0] / a[1]) }},
+	{"never", "never()", "the score of a job that is not to have the slot, even if nobody else wants it", 0, 0, func(...float64) float64 { return never }},
 	{"log", "log(x)", "the natural logarithm of x", 1, 1, func(a ...float64) float64 { return math.Log(a[0]) }},
 	{"max", "max(x, y, ...)", "the greatest", 2, 8, func(a ...float64) float64 {
 		most := a[0]
@@ -72,10 +79,10 @@ const maxNodes = 500
 // options of the compiler: our names and functions, none of its own.
 func options(more ...expr.Option) []expr.Option {
 	out := []expr.Option{expr.Env(environment{}), expr.DisableAllBuiltins(), expr.Optimize(false), expr.MaxNodes(maxNodes)}
-	one, two := new(func(float64) float64), new(func(float64, float64) float64)
+	none, one, two := new(func() float64), new(func(float64) float64), new(func(float64, float64) float64)
 	three, many := new(func(float64, float64, float64) float64), new(func(float64, float64, ...float64) float64)
 	for _, f := range functions {
-		shape := map[int]any{1: one, 2: two, 3: three}[f.most]
+		shape := map[int]any{0: none, 1: one, 2: two, 3: three}[f.most]
 		if shape == nil {
 			shape = many
 		}

@@ -42,6 +42,7 @@ type uses struct {
 	timed                          bool // a job's time on the slot matters
 	shares                         bool
 	running                        bool
+	ends                           bool
 	remains                        bool // when the main job ends
 	share, free, cycle, kind, node bool // of the slot
 }

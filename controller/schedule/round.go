@@ -35,6 +35,10 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 	if s.policy.uses.running {
 		s.countRunning()
 	}
+	if s.policy.uses.ends {
+		s.measureSlots(free)
+		s.lookAhead(float64(nowMs))
+	}
 	if s.waiting == 0 || len(free) == 0 {
 		return nil
 	}
@@ -42,7 +46,7 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 		free = slices.Clone(free)
 		slices.SortFunc(free, byPlace)
 	}
-	r := round{s: s, nowMs: float64(nowMs)}
+	r := round{s: s, nowMs: float64(nowMs), lookEvery: (len(free) + looksInRound - 1) / looksInRound}
 	for len(free) > 0 {
 		var n int
 		n = r.open(free)
@@ -74,6 +78,8 @@ type round struct {
 	nowMs float64
 	lanes []*lane
 	pairs []Pair
+
+	lookEvery, sinceLook int // pairs; see lookAhead
 
 	hosts     []host
 	gangs     []*gang
@@ -227,6 +233,7 @@ func (r *round) serveLane(l *lane) {
 	r.give(&f, slot, time)
 	l.take(l.at)
 	r.check()
+	r.lookAgain()
 }
 
 // give writes a pair down.
@@ -301,7 +308,7 @@ func (s *Scheduler) preferred(x *index, i int32, slot *Slot) int32 {
 		}
 		best := int32(-1)
 		for _, k := range levels[level] {
-			if s.devices[k] <= 1 && s.fits(x, s.shape[k]) && !s.full(s.group[k], 1) && !s.vetoed(k, slot) && (best < 0 || s.before(x, k, best)) {
+			if s.devices[k] <= 1 && x.scores[int(k)*x.stride] > never && s.fits(x, s.shape[k]) && !s.full(s.group[k], 1) && !s.vetoed(k, slot) && (best < 0 || s.before(x, k, best)) {
 				best = k
 			}
 		}
@@ -338,8 +345,6 @@ func (s *Scheduler) refuse(i int, t *table, score float64) float64 {
 	}
 	return lowest
 }
-
-const lowest = -1e300
 
 // Assign pairs free slots with jobs once, without keeping anything: for tests
 // and short queues.

@@ -3,6 +3,7 @@ package schedule
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -24,6 +25,7 @@ type full struct {
 	jobs []store.FillJob
 	free []Slot
 	runs map[string]int // by "user NAME" and "account NAME"
+	busy []Busy
 	// The facts by which a job has its place, by job: its own, until it trades.
 	places map[int64]facts
 }
@@ -60,6 +62,9 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 		switch a.Type {
 		case "number":
 			env[of][name] = a.value(&c, 0)
+			if name == "elsewhere_s" {
+				env[of][name] = r.elsewhere(&f)
+			}
 		case "bool":
 			env[of][name] = a.value(&c, 0) != 0
 		case "string":
@@ -79,6 +84,35 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 	return append(key, number(out))
 }
 
+// elsewhere goes through all slots that are taken.
+func (r *full) elsewhere(f *facts) float64 {
+	best, queue, capacity := Never, int64(0), 0.0
+	for _, j := range r.jobs {
+		ms, _ := Expected(j)
+		queue += ms
+	}
+	for _, slot := range r.free {
+		capacity += slot.Share
+	}
+	for _, b := range r.busy {
+		capacity += b.Slot.Share
+	}
+	waits := 0.0
+	if capacity > 0 && queue > 0 {
+		waits = float64(queue) / 1000 / capacity * max(0, 1-f.ownWorkS/(float64(queue)/1000))
+	}
+	for _, b := range r.busy {
+		speed := b.Slot.Share
+		if p := r.s.profiles[f.profile]; p != "" {
+			speed = r.s.options.Speed(p, b.Slot)
+		}
+		if b.ExpectMs > 0 && speed > 0 {
+			best = min(best, max(0, float64(b.ExpectMs-r.now)/1000)+f.workS*(1/max(speed, leastSpeed))+waits)
+		}
+	}
+	return best
+}
+
 func (r *full) place(j *store.FillJob) facts {
 	own := r.s.facts(r.s.byID[j.ID])
 	if place, ok := r.places[j.ID]; ok {
@@ -86,6 +120,8 @@ func (r *full) place(j *store.FillJob) facts {
 	}
 	return own
 }
+
+func unwilling(key []float64) bool { return len(key) > 1 && key[1] <= never }
 
 func after(name string) string {
 	for i := range name {
@@ -108,6 +144,9 @@ func (r *full) assign(t *testing.T) []Pair {
 					continue
 				}
 				key := r.key(t, &r.jobs[i], &r.free[k])
+				if unwilling(key) {
+					continue
+				}
 				if best < 0 || r.ahead(key, bestKey, &r.jobs[i], &r.jobs[best], &r.free[k], &r.free[at]) {
 					best, at, bestKey = i, k, key
 				}
@@ -120,7 +159,7 @@ func (r *full) assign(t *testing.T) []Pair {
 		served := best
 		for i := range r.jobs {
 			j := &r.jobs[i]
-			if j.User != r.jobs[best].User || !r.may(j, &r.free[at]) || j.Priority < r.jobs[best].Priority {
+			if j.User != r.jobs[best].User || !r.may(j, &r.free[at]) || j.Priority < r.jobs[best].Priority || unwilling(r.key(t, j, &r.free[at])) {
 				continue
 			}
 			if j.Priority > r.jobs[best].Priority ||
@@ -135,6 +174,8 @@ func (r *full) assign(t *testing.T) []Pair {
 		pairs = append(pairs, Pair{Job: j, Slot: r.free[at]})
 		r.runs["user "+j.User]++
 		r.runs["account "+j.Account]++
+		f := r.s.facts(r.s.byID[j.ID])
+		r.busy = append(r.busy, Busy{Slot: r.free[at], ExpectMs: r.now + milliseconds(r.s.timeOn(&r.free[at], &f))})
 		r.jobs, r.free = slices.Delete(r.jobs, best, best+1), slices.Delete(r.free, at, at+1)
 	}
 }
@@ -247,7 +288,8 @@ func compareStates(t *testing.T, seed uint64, p *Policy) {
 			waiting[j.ID] = j
 			s.Put(j)
 		}
-		for id, j := range waiting {
+		for _, id := range slices.Sorted(maps.Keys(waiting)) {
+			j := waiting[id]
 			switch st.rng.IntN(12) {
 			case 0:
 				delete(waiting, id)
@@ -267,15 +309,17 @@ func compareStates(t *testing.T, seed uint64, p *Policy) {
 		for i, b := range busy {
 			b.Node = "busy"
 			b.Device += pipefill.DeviceID(fmt.Sprint(i))
-			taken = append(taken, Busy{Slot: b, User: "a", Account: "A"})
+			taken = append(taken, Busy{Slot: b, User: "a", Account: "A", ExpectMs: now + 1000*st.rng.Int64N(64)})
 			r.runs["user a"]++
 			r.runs["account A"]++
 		}
+		r.busy = taken
 		s.SetBusy(taken)
 		if s.policy.uses.running {
 			s.countRunning()
 		}
-		for _, j := range waiting {
+		for _, id := range slices.Sorted(maps.Keys(waiting)) {
+			j := waiting[id]
 			if _, ok := s.byID[j.ID]; ok {
 				r.jobs = append(r.jobs, j)
 			}
@@ -321,6 +365,8 @@ func strange(t *testing.T) []*Policy {
 	var out []*Policy
 	for i, source := range []string{
 		"0",
+		"let x = job.gpu ? job.time_s : 0; [job.attempts > 0 ? x + 1 : 0.5, -(job.has_deadline ? 1.5 : 1) * 2]",
+		"job.elsewhere_s < 64 ? never() : job.elsewhere_s - job.time_s",
 		"job.running * -1 - job.account_running / 4",
 		"let x = job.work_s; let u = job.user; (u == 'a' or u in ['b', 'd']) and not (x > 100) ? x * 2 : -x ** 2",
 		"[slot.remaining_s - job.wait_s * 2, slot.kind == 'gpu' ? 1 : 0, job.attempts + job.used_s]",

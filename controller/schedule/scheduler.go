@@ -149,7 +149,13 @@ type Scheduler struct {
 	shares     sums
 	sharesRun  int // counts changes, for what was worked out before
 	roundsRun  int
+	endsRun    int
 	busy       map[place]Busy
+	later      [][]opening // see context
+	queue      float64
+	queueS     float64
+	workMs     int64 // of all that wait
+	capacity   int64 // shares of all slots in a round, in millionths
 	cycles     map[string]*cycle
 	tables     map[tableKey]*table
 	indexes    map[indexKey]*index
@@ -188,6 +194,7 @@ func New(policy *Policy, options Options) *Scheduler {
 }
 
 func (s *Scheduler) clear() {
+	s.workMs = 0
 	s.columns, s.byID, s.waiting, s.gangs, s.oldest, s.late = columns{}, map[int64]int32{}, 0, nil, nil, 0
 	s.groups, s.groupIDs, s.levels = nil, map[[2]string]int32{}, nil
 	if s.places == nil {
@@ -303,6 +310,7 @@ func (s *Scheduler) Sync(jobs []store.FillJob) {
 func (s *Scheduler) drop(i int32) {
 	s.gone[i] = true
 	s.waiting--
+	s.workMs -= milliseconds(s.ownWorkS[i])
 	if s.starving[i] {
 		s.late--
 	}
@@ -323,6 +331,7 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 	s.push(f)
 	s.byID[j.ID] = i
 	s.waiting++
+	s.workMs += milliseconds(f.ownWorkS)
 	own := s.levels[s.groups[f.group].userID]
 	own[j.Priority] = append(own[j.Priority], i)
 	if j.Devices > 1 {

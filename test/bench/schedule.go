@@ -12,6 +12,7 @@ import (
 	"pipefill"
 	"pipefill/controller/schedule"
 	"pipefill/controller/store"
+	"pipefill/test/quality"
 )
 
 // The queue and the cluster that the scheduler is measured with (DESIGN,
@@ -114,7 +115,22 @@ func (b *bench) schedule(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.measurePolicy(ctx, "longest expression", p, anyTarget, 100)
+	if err := b.measurePolicy(ctx, "longest expression", p, anyTarget, 100); err != nil {
+		return err
+	}
+	return b.quality()
+}
+
+// quality holds assignments against exact ones.
+func (b *bench) quality() error {
+	var rows []row
+	for _, q := range quality.Measure(60) {
+		r := row{Name: "schedule quality, 1 is exact: " + q.Family, Unit: "", Value: q.Mean, N: q.N}
+		b.say("  p95 %.3f, most %.3f of %s", q.P95, q.Most, q.Family)
+		r.aim(quality.Aim, q.Mean <= quality.Aim)
+		rows = append(rows, r)
+	}
+	return b.add(rows...)
 }
 
 // measurePolicy frees one slot after another, then all at once.
