@@ -43,10 +43,14 @@ const (
 	expectationsEvery = time.Minute
 	callTimeout       = 30 * time.Second
 	// roundsApart bounds how often news start a round: those of many nodes are
-	// decided on together.
+	// decided on together. After a long one it rests for as long, within bounds.
 	roundsApart = 20 * time.Millisecond
-	// totalsEvery is how often main devices' totals are written to disk.
+	roundsRest  = 250 * time.Millisecond
+	// totalsEvery is how often main devices' totals are written to disk, and
+	// totalsMore for each node: 1,024 nodes have theirs written once a minute. A
+	// device that leaves has its last ones written at once.
 	totalsEvery = 5 * time.Second
+	totalsMore  = 50 * time.Millisecond
 )
 
 // Controller holds what is not on disk: what Slurm and the nodes last said, and
@@ -63,7 +67,8 @@ type Controller struct {
 	kick    chan struct{} // one waiting: look again now
 	asked   chan struct{} // one waiting: a job is to be read
 	tallies *tallies
-	dirty   numbers // jobs to decide about
+	dirty   set[int64]  // jobs to decide about
+	moved   set[string] // nodes of which the scheduler is to hear
 
 	mu       sync.Mutex
 	started  int64 // ms; a node is not lost before it had the time to call
@@ -81,8 +86,9 @@ type Controller struct {
 	mirror       *mirror
 	dispatcher   *dispatcher
 	scheduler    *schedule.Scheduler
-	waits        map[int64]int64  // number -> row, of the jobs that the scheduler has
-	later        map[int64]string // why a job does not wait for a slot yet
+	waits        map[int64]int64 // number -> row, of the jobs that the scheduler has
+	later        map[int64]postponed
+	berths       map[string]*berth
 	freeSlots    int
 	expectations map[[2]string]int64
 	expectedAt   time.Time
@@ -101,18 +107,22 @@ func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() tim
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
 		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
-		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]string{},
+		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{},
 	}
 	c.scheduler = c.newScheduler()
 	st.OnChange = c.changed
 	// All that is open is looked at once.
 	c.dirty.add(st.OpenNumbers(cfg.Cluster)...)
+	for _, a := range st.LiveAll() {
+		c.moved.add(a.Node)
+	}
 	return c
 }
 
 // changed is told of each commit.
 func (c *Controller) changed(change store.Change) {
 	c.dirty.add(change.Jobs...)
+	c.moved.add(change.Nodes...)
 	c.tell(change.Nodes)
 	c.Kick()
 }
@@ -134,8 +144,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	for {
 		begin := c.now()
 		c.broken(ctx, c.round(ctx, sweep))
-		c.tallies.round(c.now().Sub(begin))
-		rest.Reset(roundsApart)
+		took := c.now().Sub(begin)
+		c.tallies.round(took)
+		rest.Reset(min(max(roundsApart, took), roundsRest))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -224,8 +235,13 @@ func (c *Controller) round(ctx context.Context, sweep bool) error {
 	for id := range looked {
 		c.candidate(id, nowMs)
 	}
-	for id := range c.later {
-		c.candidate(id, nowMs)
+	if sweep {
+		for id, why := range c.later {
+			if why.ms > 0 && why.ms <= nowMs {
+				c.candidate(id, nowMs)
+			}
+		}
+		c.offer(nowMs)
 	}
 	for _, g := range groups {
 		c.dirty.add(g.id) // until nothing is left to do about it

@@ -2,28 +2,28 @@ package controller
 
 import "sync"
 
-// numbers is a set of job numbers that several goroutines add to.
-type numbers struct {
-	mu  sync.Mutex
-	set map[int64]struct{}
+// set is a set that several goroutines add to.
+type set[T comparable] struct {
+	mu sync.Mutex
+	in map[T]struct{}
 }
 
-func (n *numbers) add(ids ...int64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.set == nil {
-		n.set = map[int64]struct{}{}
+func (s *set[T]) add(some ...T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in == nil {
+		s.in = map[T]struct{}{}
 	}
-	for _, id := range ids {
-		n.set[id] = struct{}{}
+	for _, x := range some {
+		s.in[x] = struct{}{}
 	}
 }
 
 // take empties the set.
-func (n *numbers) take() map[int64]struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	set := n.set
-	n.set = nil
-	return set
+func (s *set[T]) take() map[T]struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := s.in
+	s.in = nil
+	return in
 }

@@ -30,7 +30,7 @@ const (
 	closeAfter  = 3
 	againFirst  = time.Minute // a job that Slurm does not start, wherever it is sent
 	againLast   = 30 * time.Minute
-	storeAtOnce = 64 // they share a transaction
+	storeAtOnce = 512 // they share a transaction
 )
 
 // dispatcher carries out actions, several jobs' at a time and one job's in their
@@ -276,8 +276,8 @@ func (c *Controller) each(n, atOnce int, f func(i int)) {
 }
 
 // blocked tells why Slurm would not start a job even where there is room, "" if
-// it would: what its user asked for at submission.
-func blocked(j *slurm.Job, nowMs int64) string {
+// it would, and until when, where that is known: what its user asked for.
+func blocked(j *slurm.Job, nowMs int64) (why string, untilMs int64) {
 	// Every requeue puts a job off for two minutes, which a release undoes.
 	const byRequeue = 150_000
 	least := nowMs
@@ -286,9 +286,9 @@ func blocked(j *slurm.Job, nowMs int64) string {
 	}
 	switch {
 	case j.Dependency != "":
-		return "waits for other jobs: " + j.Dependency
+		return "waits for other jobs: " + j.Dependency, 0
 	case j.EligibleMs > least:
-		return "may not begin before " + time.UnixMilli(j.EligibleMs).Format("2006-01-02T15:04:05")
+		return "may not begin before " + time.UnixMilli(j.EligibleMs).Format("2006-01-02T15:04:05"), j.EligibleMs
 	}
-	return ""
+	return "", 0
 }

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -60,21 +59,11 @@ func (t *tallies) call(call string, took time.Duration, err error) {
 	t.slurm[key] = callTally{tally.n + 1, tally.ns + int64(took)}
 }
 
-// metricsTime bounds what a scrape may ask of the database.
-const metricsTime = 5 * time.Second
-
 // families are the controller's metrics. Slurm is never asked for a scrape.
 func (c *Controller) families() []metrics.Family {
 	return append([]metrics.Family{
 		metrics.Gauge("fill_jobs", "fill jobs that have not ended, by state", []string{"state"}, func(emit func(float64, ...string)) {
-			ctx, cancel := context.WithTimeout(context.Background(), metricsTime)
-			defer cancel()
-			counts, err := c.store.Counts(ctx)
-			if err != nil {
-				c.log.WarnContext(ctx, "fill jobs not counted for a scrape", "err", err)
-				return
-			}
-			for state, n := range counts {
+			for state, n := range c.store.Counts() {
 				emit(float64(n), state)
 			}
 		}),

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -398,13 +399,33 @@ func (c *Controller) pollInfo(ctx context.Context) {
 	}
 }
 
+// saveMost bounds how many jobs are written at a time.
+const saveMost = 2000
+
 // save writes what was seen of the jobs that matter: those not ended, and those
 // that ended while we know them.
 func (c *Controller) save(ctx context.Context) error {
+	for {
+		seen := c.unsaved()
+		if len(seen) == 0 {
+			return nil
+		}
+		if err := c.store.SeeJobs(ctx, c.now().UnixMilli(), seen); err != nil {
+			return err
+		}
+		c.mirror.saved(seen)
+	}
+}
+
+func (c *Controller) unsaved() []store.FillJob {
 	m := c.mirror
 	m.mu.Lock()
-	var seen []store.FillJob
-	for _, id := range slices.Sorted(maps.Keys(m.unsaved)) {
+	defer m.mu.Unlock()
+	if len(m.unsaved) == 0 {
+		return nil
+	}
+	seen := make([]store.FillJob, 0, min(len(m.unsaved), saveMost))
+	for id := range m.unsaved {
 		w := m.jobs[id]
 		if w == nil || w.Ended() && c.store.Open(c.cfg.Cluster, id) == nil || !w.InPartition(c.cfg.Partitions) {
 			delete(m.unsaved, id)
@@ -412,23 +433,22 @@ func (c *Controller) save(ctx context.Context) error {
 		}
 		job := fillJob(c.cfg.Cluster, w.Job)
 		job.DeadlineMs = optionDeadline(w.Options, w.SubmitMs, c.store.Zone)
-		seen = append(seen, job)
+		if seen = append(seen, job); len(seen) == saveMost {
+			break
+		}
 	}
-	m.mu.Unlock()
-	if len(seen) == 0 {
-		return nil
-	}
-	if err := c.store.SeeJobs(ctx, c.now().UnixMilli(), seen); err != nil {
-		return err
-	}
+	slices.SortFunc(seen, func(a, b store.FillJob) int { return cmp.Compare(a.JobID, b.JobID) })
+	return seen
+}
+
+func (m *mirror) saved(seen []store.FillJob) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, j := range seen {
-		if w := m.jobs[j.JobID]; w != nil && w.SubmitMs == j.SubmitMs && w.Restarts == j.Restarts {
+		if w := m.jobs[j.JobID]; w == nil || w.SubmitMs == j.SubmitMs && w.Restarts == j.Restarts {
 			delete(m.unsaved, j.JobID)
 		}
 	}
-	return nil
 }
 
 // fillJob turns Slurm's word into a row.

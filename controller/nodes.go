@@ -136,8 +136,12 @@ func (c *Controller) hear(state api.NodeSync) error {
 	if left := mainsThatLeft(n.said, state); len(left) > 0 {
 		c.left = append(c.left, store.NodeMains{Node: state.Node, Run: n.said.Run, Mains: left})
 	}
+	moved := !slices.Equal(n.slots, slots)
 	n.said, n.seenMs, n.view, n.slots = state, now.UnixMilli(), view, slots
 	c.mu.Unlock()
+	if moved {
+		c.moved.add(state.Node)
+	}
 	if !news {
 		return nil
 	}
@@ -155,7 +159,7 @@ func (c *Controller) saveTotals(ctx context.Context) error {
 	c.mu.Lock()
 	totals := c.left
 	c.left = nil
-	if len(totals) == 0 && now.Sub(c.savedAt) < totalsEvery {
+	if len(totals) == 0 && now.Sub(c.savedAt) < totalsEvery+time.Duration(len(c.nodes))*totalsMore {
 		c.mu.Unlock()
 		return nil
 	}

@@ -2,13 +2,14 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
 	"pipefill"
 	"pipefill/api"
 	"pipefill/controller/schedule"
-	"pipefill/controller/store"
+	"pipefill/controller/slurm"
 )
 
 // candidate decides whether a job waits for a slot, and tells the scheduler.
@@ -27,17 +28,7 @@ func (c *Controller) candidate(number int64, nowMs int64) {
 	case !word.Pending() || word.Restarts != row.Restarts || word.UID != row.UID:
 		waits = false
 	default:
-		why := blocked(&word.Job, nowMs)
-		if b, ok := c.dispatcher.again[number]; why == "" && ok && nowMs < b.until.UnixMilli() {
-			why = b.why + "; tried again at " + b.until.Format("15:04:05")
-		}
-		if closed := c.mirror.closed[word.Partition]; why == "" {
-			why = closed
-		}
-		if drain := c.knownDrains().of(row.Account); drain != nil {
-			why = drainText(*drain)
-		}
-		if why != "" {
+		if why := c.whyNot(number, &word.Job, nowMs); why.text != "" {
 			c.later[number] = why
 			waits = false
 		}
@@ -55,6 +46,28 @@ func (c *Controller) candidate(number int64, nowMs int64) {
 	c.waits[number] = row.ID
 }
 
+// postponed is why a job does not wait for a slot yet.
+type postponed struct {
+	text string
+	ms   int64 // it is looked at again then; 0: when Slurm says something else of it
+}
+
+func (c *Controller) whyNot(number int64, j *slurm.Job, nowMs int64) postponed {
+	if text, ms := blocked(j, nowMs); text != "" {
+		return postponed{text, ms}
+	}
+	if b, ok := c.dispatcher.again[number]; ok && nowMs < b.until.UnixMilli() {
+		return postponed{b.why + "; tried again at " + b.until.Format("15:04:05"), b.until.UnixMilli()}
+	}
+	if closed := c.mirror.closed[j.Partition]; closed != "" {
+		return postponed{closed, nowMs + 1000}
+	}
+	if drain := c.knownDrains().of(j.Account); drain != nil {
+		return postponed{drainText(*drain), nowMs + 1000}
+	}
+	return postponed{}
+}
+
 // place gives free slots to waiting jobs.
 func (c *Controller) place(ctx context.Context) error {
 	if err := c.expect(ctx); err != nil {
@@ -63,18 +76,20 @@ func (c *Controller) place(ctx context.Context) error {
 	if err := c.share(ctx); err != nil {
 		return err
 	}
-	for _, pair := range c.pairs(ctx) {
+	pairs := c.pairs(ctx)
+	failed := make([]error, len(pairs))
+	c.each(len(pairs), storeAtOnce, func(i int) {
 		// What happened since the job was looked at is seen when it is released:
 		// that reads it again.
+		pair := pairs[i]
 		pair.Job.OnSlotMs, pair.Job.Source = pair.ExpectMs, pair.Source
 		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli())
-		if err != nil {
-			c.dirty.add(pair.Job.JobID)
-			return err
+		if failed[i] = err; err != nil {
+			return
 		}
 		c.log.InfoContext(ctx, "slot reserved", "fill_job_id", pair.Job.JobID, "assignment", id, "node", pair.Slot.Node, "device", pair.Slot.Device)
-	}
-	return nil
+	})
+	return errors.Join(failed...)
 }
 
 // expect sums up the history of completed jobs now and then.
@@ -111,6 +126,45 @@ func (c *Controller) expect(ctx context.Context) error {
 	return nil
 }
 
+// berth is a node's share of what the scheduler knows: its free slots, and those
+// that fill jobs have.
+type berth struct {
+	free []schedule.Slot
+	busy map[pipefill.DeviceID]int64 // assignment
+}
+
+// moor brings nodes up to date of which something has changed. The mirror's
+// mutex is held.
+func (c *Controller) moor(names map[string]struct{}, nowMs int64) {
+	for name := range names {
+		c.mu.Lock()
+		var slots []schedule.Slot
+		if n := c.nodes[name]; n != nil {
+			slots = n.slots
+		}
+		c.mu.Unlock()
+		b := &berth{busy: map[pipefill.DeviceID]int64{}}
+		live := c.store.LiveOn(name)
+		for i, busy := range busySlots(live, slots, nowMs) {
+			b.busy[live[i].Device] = live[i].ID
+			c.scheduler.Occupy(busy)
+		}
+		if old := c.berths[name]; old != nil {
+			for device := range old.busy {
+				if b.busy[device] == 0 {
+					c.scheduler.Vacate(name, device)
+				}
+			}
+		}
+		for _, s := range slots {
+			if b.busy[s.Device] == 0 {
+				b.free = append(b.free, s)
+			}
+		}
+		c.berths[name] = b
+	}
+}
+
 // pairs schedules.
 func (c *Controller) pairs(ctx context.Context) []schedule.Pair {
 	c.mirror.mu.Lock()
@@ -121,46 +175,58 @@ func (c *Controller) pairs(ctx context.Context) []schedule.Pair {
 			delete(c.dispatcher.avoid, key)
 		}
 	}
-	all := c.offered(now.UnixMilli())
-	c.mu.Lock()
-	c.slots = all
-	policy := c.policy
-	c.mu.Unlock()
-	c.scheduler.SetPolicy(policy)
-	live := c.store.LiveAll()
-	free := slices.DeleteFunc(slices.Clone(all), c.taken(live))
+	c.moor(c.moved.take(), now.UnixMilli())
+	free := c.free(now.UnixMilli())
 	c.freeSlots = len(free)
 	if len(free) == 0 || len(c.waits) == 0 {
 		return nil
 	}
-	c.scheduler.SetBusy(busySlots(live, all, now.UnixMilli()))
+	c.mu.Lock()
+	policy := c.policy
+	c.mu.Unlock()
+	c.scheduler.SetPolicy(policy)
 	pairs := c.scheduler.Assign(now.UnixMilli(), free)
 	c.faultText("policy", c.scheduler.Fault())
-	kept := c.verified(ctx, c.throttled(slices.Clone(pairs), live))
 	for _, p := range pairs {
-		c.dirty.add(p.Job.JobID) // the scheduler has forgotten it
+		// The scheduler has forgotten the job and counts the slot as busy: both are
+		// looked at again.
+		c.dirty.add(p.Job.JobID)
+		c.moved.add(p.Slot.Node)
+		c.berths[p.Slot.Node].busy[p.Slot.Device] = -1
 	}
-	return kept
+	return c.verified(ctx, c.throttled(pairs))
 }
 
-// taken tells whether a slot has a live assignment.
-func (c *Controller) taken(live []*store.Assignment) func(schedule.Slot) bool {
-	type place struct {
-		node   string
-		device pipefill.DeviceID
+// free lists the slots that a job may have now.
+func (c *Controller) free(nowMs int64) []schedule.Slot {
+	vacate := c.vacate()
+	var slots []schedule.Slot
+	for name, b := range c.berths {
+		if len(b.free) > 0 && c.open(name, nowMs, vacate) {
+			slots = append(slots, b.free...)
+		}
 	}
-	taken := make(map[place]bool, len(live))
-	for _, a := range live {
-		taken[place{a.Node, a.Device}] = true
-	}
-	return func(s schedule.Slot) bool { return taken[place{s.Node, s.Device}] }
+	return slots
+}
+
+// open tells whether a node may be sent fill jobs: one that reports, that no
+// main job waits for, and that Slurm sends jobs to.
+func (c *Controller) open(name string, nowMs int64, vacate map[string]bool) bool {
+	c.mu.Lock()
+	n := c.nodes[name]
+	here := n != nil && nowMs-n.seenMs <= c.cfg.NodeLostS*1000 && c.drained.find("node", name) == nil
+	c.mu.Unlock()
+	return here && !vacate[name] && c.shut(name) == ""
 }
 
 // throttled leaves out tasks beyond what their arrays let run at once (--array
 // with %N), which Slurm would not start.
-func (c *Controller) throttled(pairs []schedule.Pair, live []*store.Assignment) []schedule.Pair {
+func (c *Controller) throttled(pairs []schedule.Pair) []schedule.Pair {
+	if !slices.ContainsFunc(pairs, func(p schedule.Pair) bool { w := c.mirror.jobs[p.Job.JobID]; return w != nil && w.ArrayMax > 0 }) {
+		return pairs
+	}
 	running := map[int64]int64{}
-	for _, a := range live {
+	for _, a := range c.store.LiveAll() {
 		if w := c.mirror.jobs[a.Job.JobID]; w != nil && w.ArrayMax > 0 {
 			running[w.ArrayID]++
 		}
@@ -193,7 +259,7 @@ func (c *Controller) verified(ctx context.Context, pairs []schedule.Pair) []sche
 	nowMs := c.now().UnixMilli()
 	return slices.DeleteFunc(pairs, func(p schedule.Pair) bool {
 		w := c.mirror.jobs[p.Job.JobID]
-		return w == nil || !w.Pending() || w.Restarts != p.Job.Restarts || w.UID != p.Job.UID || blocked(&w.Job, nowMs) != ""
+		return w == nil || !w.Pending() || w.Restarts != p.Job.Restarts || w.UID != p.Job.UID || c.whyNot(p.Job.JobID, &w.Job, nowMs).text != ""
 	})
 }
 
@@ -220,20 +286,22 @@ func (c *Controller) vacate() map[string]bool {
 	return Vacate(c.mirror.main, slices.Collect(maps.Values(c.mirror.nodes)), c.cfg.Partitions)
 }
 
-// offered lists the devices of running main jobs that may be filled, free or
-// not. Nodes that do not report, nodes that a main job waits for, and those to
-// which Slurm sends nothing have none. The mirror's mutex is held.
-func (c *Controller) offered(nowMs int64) []schedule.Slot {
+// offer notes all slots that there are, free or not, for those who ask why a
+// job waits. The mirror's mutex is held.
+func (c *Controller) offer(nowMs int64) {
 	vacate := c.vacate()
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var slots []schedule.Slot
-	for name, n := range c.nodes {
-		if nowMs-n.seenMs <= c.cfg.NodeLostS*1000 && !vacate[name] && c.shut(name) == "" && c.drained.find("node", name) == nil {
-			slots = append(slots, n.slots...)
+	for name := range c.berths {
+		if !c.open(name, nowMs, vacate) {
+			continue
 		}
+		c.mu.Lock()
+		slots = append(slots, c.nodes[name].slots...)
+		c.mu.Unlock()
 	}
-	return slots
+	c.mu.Lock()
+	c.slots = slots
+	c.mu.Unlock()
 }
 
 // slotsOf are the devices of a node's main jobs that may be filled.

@@ -65,7 +65,7 @@ func (c *Controller) knownSlots() []schedule.Slot {
 func (c *Controller) whyLater(number int64) string {
 	c.mirror.mu.Lock()
 	defer c.mirror.mu.Unlock()
-	return c.later[number]
+	return c.later[number].text
 }
 
 func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {

@@ -114,8 +114,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	who := caller{uid: uid, name: name, operator: uid == 0 || slices.Contains(s.controller.cfg.Operators, name)}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+	known := r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
+	known.Body = io.NopCloser(bytes.NewReader(body))
+	s.mux.ServeHTTP(w, known)
 }
 
 // authenticate returns the caller's uid: the socket's peer, or who signed.
@@ -190,6 +191,7 @@ func decode(r *http.Request, out any) error {
 	if err := decoder.Decode(out); err != nil {
 		return pipefill.Errorf(pipefill.CodeInvalid, "the request is not understood: %w", err)
 	}
+	r.Body = http.NoBody // a sync is answered seconds later, and 1,024 of them wait
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return pipefill.Errorf(pipefill.CodeInvalid, "the request holds more than one value")
 	}

@@ -20,7 +20,7 @@ var _ controller = (*api.Client)(nil)
 const (
 	// How long the controller may hold an answer: also how often it gets a
 	// fresh bubble cycle.
-	syncWait = 3 * time.Second
+	syncWait = 5 * time.Second
 	// Room for the answer itself.
 	syncSlack = 10 * time.Second
 	// Retries after failures: from the first to the last, doubling.

@@ -111,6 +111,10 @@ func (r *rest) do(ctx context.Context, method, path string, body any, each map[s
 	err = r.call(ctx, method, "/slurm/"+v+"/"+path, body, each)
 	name, _, _ := strings.Cut(path, "/")
 	name, _, _ = strings.Cut(name, "?")
+	if isSame(err) {
+		r.observe(name, time.Since(begin), nil)
+		return err
+	}
 	r.observe(name, time.Since(begin), err)
 	if refused, ok := errors.AsType[*refusal](err); ok && refused.status == http.StatusNotFound && len(refused.errors) == 0 {
 		r.forget() // another release answers now

@@ -23,6 +23,8 @@ type index struct {
 	ofJob  map[int64]*Assignment // by the job's row
 	ofNode map[string]map[int64]*Assignment
 	texts  map[string]string // names that many rows share, once each
+
+	userHeld int64 // of jobs
 }
 
 type jobNumber struct {
@@ -78,6 +80,12 @@ func (x *index) share(j *FillJob) {
 
 func (x *index) putJob(j *FillJob) {
 	n := jobNumber{j.Cluster, j.JobID}
+	if old := x.jobs[j.ID]; old != nil && old.UserHeld {
+		x.userHeld--
+	}
+	if j.UserHeld && j.Outcome == "" {
+		x.userHeld++
+	}
 	if j.Outcome == "" {
 		x.jobs[j.ID], x.number[n] = j, j
 		return

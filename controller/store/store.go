@@ -44,8 +44,9 @@ type Store struct {
 }
 
 // Options of a DSN; set there since a PRAGMA reaches only one pooled connection.
-// FULL costs 0.2 ms a write and survives power loss.
-const pragmas = "?_txlock=immediate&_busy_timeout=5000&_foreign_keys=on&_journal_mode=WAL&_synchronous=FULL"
+// FULL costs 0.2 ms a write and survives power loss. To prepare a statement is
+// half of what running one costs.
+const pragmas = "?_txlock=immediate&_busy_timeout=5000&_foreign_keys=on&_journal_mode=WAL&_synchronous=FULL&_stmt_cache_size=64"
 
 // Open opens or makes dir/queue.db and brings it to this program's schema. A
 // database of a newer program is refused and left alone.

@@ -21,6 +21,9 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "scontrol" {
+		os.Exit(scontrol(os.Args[1:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
@@ -72,6 +75,7 @@ func parts() []part {
 		{"compete", "the same competitor without a gate: same priority, nice 19, Slurm's oversubscription", (*bench).compete},
 		{"schedule", "the scheduler with 100,000 jobs and 8,192 slots", (*bench).schedule},
 		{"plan", "the planner, on 2,000 ops x 50 configurations x 32 bubbles", (*bench).plan},
+		{"scale", "the controller with 100,000 jobs, 1,024 nodes and 8,192 slots", (*bench).scale},
 		{"standing", "a main job with pipefill and fill jobs against one on nodes without", (*bench).standing},
 	}
 }
