@@ -8,7 +8,6 @@ package slurm
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -101,7 +100,7 @@ func (c *Client) Job(ctx context.Context, id int64) (Job, error) {
 // Nodes lists the nodes.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
-	err := c.rest.do(ctx, http.MethodGet, "nodes", nil, map[string]func(*json.Decoder) error{"nodes": func(dec *json.Decoder) error {
+	err := c.rest.do(ctx, http.MethodGet, "nodes", nil, map[string]func(*decoder) error{"nodes": func(dec *decoder) error {
 		var raw rawNode
 		if err := dec.Decode(&raw); err != nil {
 			return fmt.Errorf("node: %w", err)

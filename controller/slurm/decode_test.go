@@ -24,7 +24,7 @@ func decodeFile[R any](t *testing.T, path, list string) []R {
 	}
 	var out []R
 	var problems []problem
-	err = walk(json.NewDecoder(bytes.NewReader(text)), map[string]func(*json.Decoder) error{list: func(dec *json.Decoder) error {
+	err = walk(newDecoder(bytes.NewReader(text)), map[string]func(*decoder) error{list: func(dec *decoder) error {
 		var r R
 		err := dec.Decode(&r)
 		out = append(out, r)
@@ -220,7 +220,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(200, `{"errors":["x"],"jobs":null}`)
 	f.Fuzz(func(t *testing.T, status int, text string) {
 		n := 0
-		err := readAnswer(&http.Response{StatusCode: status, Body: readCloser{strings.NewReader(text)}}, map[string]func(*json.Decoder) error{"jobs": func(dec *json.Decoder) error {
+		err := readAnswer(&http.Response{StatusCode: status, Body: readCloser{strings.NewReader(text)}}, map[string]func(*decoder) error{"jobs": func(dec *decoder) error {
 			var r rawJob
 			err := dec.Decode(&r)
 			if err == nil {

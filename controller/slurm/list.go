@@ -64,7 +64,7 @@ func (c *Client) List(ctx context.Context, partitions []string, since time.Time)
 	if !since.IsZero() {
 		path += "?update_time=" + strconv.FormatInt(since.Add(-changedBefore).Unix(), 10)
 	}
-	err := c.rest.do(ctx, http.MethodGet, path, nil, map[string]func(*json.Decoder) error{"jobs": func(dec *json.Decoder) error {
+	err := c.rest.do(ctx, http.MethodGet, path, nil, map[string]func(*decoder) error{"jobs": func(dec *decoder) error {
 		var raw rawJob
 		if err := dec.Decode(&raw); err != nil {
 			return fmt.Errorf("job %d: %w", raw.JobID.n, err)
@@ -72,17 +72,17 @@ func (c *Client) List(ctx context.Context, partitions []string, since time.Time)
 		l.take(&raw, partitions)
 		return nil
 	}})
-	if !since.IsZero() && isSame(err) {
+	if isSame(err) && !since.IsZero() {
 		return Listing{Same: true}, nil
 	}
-	return l, err
+	return l, explain(err)
 }
 
 // Read reads one job by its number, or all tasks of an array by the array's; a
 // code of not_found means that Slurm has none of that number.
 func (c *Client) Read(ctx context.Context, id int64) (Listing, error) {
 	var l Listing
-	err := c.rest.do(ctx, http.MethodGet, "job/"+strconv.FormatInt(id, 10), nil, map[string]func(*json.Decoder) error{"jobs": func(dec *json.Decoder) error {
+	err := c.rest.do(ctx, http.MethodGet, "job/"+strconv.FormatInt(id, 10), nil, map[string]func(*decoder) error{"jobs": func(dec *decoder) error {
 		var raw rawJob
 		if err := dec.Decode(&raw); err != nil {
 			return fmt.Errorf("job %d: %w", id, err)
@@ -110,7 +110,7 @@ func (c *Client) States(ctx context.Context) (states map[string]string, ok bool,
 		return nil, false, nil
 	}
 	states = map[string]string{}
-	err = c.rest.do(ctx, http.MethodGet, "jobs/state/", nil, map[string]func(*json.Decoder) error{"jobs": func(dec *json.Decoder) error {
+	err = c.rest.do(ctx, http.MethodGet, "jobs/state/", nil, map[string]func(*decoder) error{"jobs": func(dec *decoder) error {
 		var raw struct {
 			ID    json.RawMessage `json:"job_id"` // a text from v0.0.40 on; be ready for a number
 			State words           `json:"state"`
@@ -163,7 +163,7 @@ type Partition struct {
 // Partitions lists the partitions.
 func (c *Client) Partitions(ctx context.Context) ([]Partition, error) {
 	var all []Partition
-	err := c.rest.do(ctx, http.MethodGet, "partitions", nil, map[string]func(*json.Decoder) error{"partitions": func(dec *json.Decoder) error {
+	err := c.rest.do(ctx, http.MethodGet, "partitions", nil, map[string]func(*decoder) error{"partitions": func(dec *decoder) error {
 		var raw struct {
 			Name  string `json:"name"`
 			State words  `json:"state"` // up to v0.0.38

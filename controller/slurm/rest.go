@@ -14,6 +14,9 @@ import (
 	"sync"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"pipefill"
 )
 
@@ -102,7 +105,7 @@ func (r *rest) forget() {
 
 // do asks path (below the version) and hands each element of the lists named in
 // each to its function.
-func (r *rest) do(ctx context.Context, method, path string, body any, each map[string]func(*json.Decoder) error) error {
+func (r *rest) do(ctx context.Context, method, path string, body any, each map[string]func(*decoder) error) error {
 	v, err := r.api(ctx)
 	if err != nil {
 		return err
@@ -122,7 +125,7 @@ func (r *rest) do(ctx context.Context, method, path string, body any, each map[s
 	return explain(err)
 }
 
-func (r *rest) call(ctx context.Context, method, path string, body any, each map[string]func(*json.Decoder) error) error {
+func (r *rest) call(ctx context.Context, method, path string, body any, each map[string]func(*decoder) error) error {
 	user, token, err := readToken(r.tokenFile)
 	if err != nil {
 		return err
@@ -228,7 +231,7 @@ func explain(err error) error {
 }
 
 // readAnswer reads an answer without holding its lists in memory.
-func readAnswer(answer *http.Response, each map[string]func(*json.Decoder) error) error {
+func readAnswer(answer *http.Response, each map[string]func(*decoder) error) error {
 	in := bufio.NewReader(io.LimitReader(answer.Body, maxAnswer))
 	refused := &refusal{status: answer.StatusCode}
 	if head, _ := in.Peek(512); len(bytes.TrimSpace(head)) == 0 || bytes.TrimSpace(head)[0] != '{' {
@@ -241,7 +244,7 @@ func readAnswer(answer *http.Response, each map[string]func(*json.Decoder) error
 	if answer.StatusCode/100 != 2 {
 		each = nil
 	}
-	if err := walk(json.NewDecoder(in), each, &refused.errors); err != nil {
+	if err := walk(newDecoder(in), each, &refused.errors); err != nil {
 		return pipefill.Errorf(pipefill.CodeUnavailable, "slurmrestd's answer (status %d) cannot be read: %w", answer.StatusCode, err)
 	}
 	if answer.StatusCode/100 != 2 || len(refused.errors) > 0 {
@@ -250,17 +253,29 @@ func readAnswer(answer *http.Response, each map[string]func(*json.Decoder) error
 	return nil
 }
 
-func walk(dec *json.Decoder, each map[string]func(*json.Decoder) error, problems *[]problem) error {
-	if _, err := dec.Token(); err != nil {
+// decoder reads JSON value by value. It is not the standard library's: that one
+// takes five times as long over 100,000 jobs.
+type decoder struct{ *jsontext.Decoder }
+
+func newDecoder(r io.Reader) *decoder {
+	// What users named their jobs is not always UTF-8.
+	return &decoder{jsontext.NewDecoder(r, jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))}
+}
+
+// Decode reads the next value.
+func (d *decoder) Decode(out any) error { return jsonv2.UnmarshalDecode(d.Decoder, out) }
+
+func walk(dec *decoder, each map[string]func(*decoder) error, problems *[]problem) error {
+	if _, err := dec.ReadToken(); err != nil {
 		return fmt.Errorf("read answer: %w", err)
 	}
 	seen := map[string]bool{}
-	for dec.More() {
-		token, err := dec.Token()
+	for dec.PeekKind() != '}' {
+		token, err := dec.ReadToken()
 		if err != nil {
 			return fmt.Errorf("read answer: %w", err)
 		}
-		key, _ := token.(string)
+		key := token.String()
 		seen[key] = true
 		switch item, wanted := each[key]; {
 		case key == "errors":
@@ -268,13 +283,13 @@ func walk(dec *json.Decoder, each map[string]func(*json.Decoder) error, problems
 		case wanted:
 			err = walkList(dec, item)
 		default:
-			err = dec.Decode(&json.RawMessage{})
+			err = dec.SkipValue()
 		}
 		if err != nil {
 			return fmt.Errorf("read %q: %w", key, err)
 		}
 	}
-	if _, err := dec.Token(); err != nil {
+	if _, err := dec.ReadToken(); err != nil {
 		return fmt.Errorf("read answer's end: %w", err)
 	}
 	for key := range each {
@@ -285,19 +300,19 @@ func walk(dec *json.Decoder, each map[string]func(*json.Decoder) error, problems
 	return nil
 }
 
-func walkList(dec *json.Decoder, item func(*json.Decoder) error) error {
-	token, err := dec.Token()
-	if err != nil || token == nil { // null is an empty list
+func walkList(dec *decoder, item func(*decoder) error) error {
+	token, err := dec.ReadToken()
+	if err != nil || token.Kind() == 'n' { // null is an empty list
 		return err
 	}
-	if token != json.Delim('[') {
-		return fmt.Errorf("%v is not a list", token)
+	if token.Kind() != '[' {
+		return fmt.Errorf("%s is not a list", token)
 	}
-	for dec.More() {
+	for dec.PeekKind() != ']' {
 		if err := item(dec); err != nil {
 			return err
 		}
 	}
-	_, err = dec.Token()
+	_, err = dec.ReadToken()
 	return err
 }
