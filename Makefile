@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install faultpoint go-binaries clean
+.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install check-gpu faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
@@ -68,6 +68,7 @@ check-go:
 
 check-py: all
 	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
+	$(if $(wildcard test/gpu/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s test/gpu)
 
 # Daemons that can be told to die around a write (test/slurm/crash_test.go).
 faultpoint: all
@@ -89,6 +90,10 @@ install: all
 # As it is installed: every file, and again over what an administrator has edited.
 check-install: all
 	$(GO) test -count=1 -tags install ./test/install
+
+# Needs a GPU and PyTorch, nothing of Slurm; says why it measures nothing elsewhere. GPU="--rounds 5 --models bert-base".
+check-gpu: go-binaries $(BUILD)/libpipefill.so $(BUILD)/libpipefill_launch.so
+	PYTHONPATH=engine $(PYTHON) test/gpu/run.py --build $(BUILD) $(GPU)
 
 lint:
 	packaging/lint
