@@ -2,19 +2,22 @@
 """The profiler on real modules, the fill profile's file, and the techniques that save memory."""
 
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
+from unittest import mock
 
 import fill_programs as programs
 import pipefill
 import torch
 from pipefill.fill import technique
 from pipefill import profile_file as formats
-from pipefill.profiler import Progress, resized
+from pipefill.profiler import Progress, recorder, resized
 from torch import nn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -57,7 +60,8 @@ class TestProfile(OneThread):
         # The output of the last layer, and its input, are there at once.
         self.assertGreaterEqual(last.peak_bytes, 4 * 128 * (512 + 1024))
         self.assertLess(last.peak_bytes, 4 * 128 * 4096)
-        self.assertGreater(last.time_ns, 2 * small.ops[-1].time_ns)
+        # Medians: of 8 passes the 99th percentile is the slowest, whatever made it slow.
+        self.assertGreater(measured.ops[1][-1].median, 2 * measured.ops[0][-1].median)
         self.assertRegex(str(measured), r"(?m)^ +128 plain +\d+ ")
 
     def test_training_with_and_without_checkpoint(self):
@@ -81,6 +85,16 @@ class TestProfile(OneThread):
         self.assertLess(plain.resident_bytes, 4.1 * size)
         self.assertGreater(max(op.live_bytes for op in plain.ops), 0)
         self.assertFalse(torch.nn.modules.module._global_forward_pre_hooks, "hooks were left behind")
+
+    def test_it_rests_as_bubbles_make_it(self):
+        clock = itertools.count(0, 0.005)  # s of work between two looks at it
+        rests = []
+        fake = types.SimpleNamespace(monotonic=lambda: next(clock), sleep=rests.append)
+        with mock.patch.object(recorder, "time", fake):
+            record = recorder.Recorder()
+            for _ in range(12):
+                record.boundary("load")
+        self.assertEqual(rests, [recorder.REST_S] * 4)  # after each third boundary
 
     def test_ops_that_differ_from_pass_to_pass(self):
         class Odd(nn.Module):

@@ -17,26 +17,31 @@ func (b *bench) gate(ctx context.Context) error {
 		{"/usr/bin/python3", filepath.Join(b.root, "engine/tests/bench_bubble.py"), filepath.Join(b.build, "libpipefill.so")},
 	}
 	for _, command := range commands {
-		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return fmt.Errorf("%s: %w", command[0], err)
-		}
-		var rows []row
-		for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
-			var r row
-			if err := decoder.Decode(&r); err != nil {
-				return fmt.Errorf("%s: %w", command[0], err)
-			}
-			if r.Target != nil {
-				r.aim(*r.Target, r.Value <= *r.Target)
-			}
-			rows = append(rows, r)
-		}
-		if err := b.add(rows...); err != nil {
+		if err := b.rowsOf(ctx, command...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// rowsOf runs a command that prints rows, and adds them.
+func (b *bench) rowsOf(ctx context.Context, command ...string) error {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w", command[0], err)
+	}
+	var rows []row
+	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
+		var r row
+		if err := decoder.Decode(&r); err != nil {
+			return fmt.Errorf("%s: %w", command[0], err)
+		}
+		if r.Target != nil {
+			r.aim(*r.Target, r.Value <= *r.Target)
+		}
+		rows = append(rows, r)
+	}
+	return b.add(rows...)
 }

@@ -74,6 +74,7 @@ func parts() []part {
 		{"guard", "the trade-off over the guard", (*bench).guard},
 		{"compete", "the same competitor without a gate: same priority, nice 19, Slurm's oversubscription", (*bench).compete},
 		{"schedule", "the scheduler with 100,000 jobs and 8,192 slots", (*bench).schedule},
+		{"profile", "a fill profile against the chunks in bubbles later", (*bench).profile},
 		{"plan", "the planner, on 2,000 ops x 50 configurations x 32 bubbles", (*bench).plan},
 		{"scale", "the controller with 100,000 jobs, 1,024 nodes and 8,192 slots", (*bench).scale},
 		{"standing", "a main job with pipefill and fill jobs against one on nodes without", (*bench).standing},

@@ -5,6 +5,7 @@ The ops stay where they are in the user's program, which stands still between tw
 nothing is computed otherwise than without a gate, which is why training comes out the same to the bit.
 """
 
+import collections
 import time
 
 from ..gate import Stopping
@@ -25,6 +26,11 @@ _GRACE_S = 1.2
 # Ops shorter than this are not looked at once that is known: looking takes 5 us.
 SHORT_S = 40e-6
 _OFTEN = 16
+
+
+# What ran in a bubble: its ops, and in seconds what their medians predicted, what it took, what of that was spent
+# computing (on cores with one thread: CPU time), and what was left of the bubble at its begin.
+Chunk = collections.namedtuple("Chunk", "names predicted took busy left")
 
 
 class DoesNotFit(RuntimeError):
@@ -48,7 +54,7 @@ class Pace:
         self.device = device or devices.current()
         self.margin = Margin()
         self.chunks = self.overruns = 0
-        self.log = None  # list of (ops, predicted s, taken s, left s at begin) for those who ask
+        self.log = None  # list of Chunk for those who ask
         self.on_pause, self.on_resume = [], []  # called at the end and at the begin of a chunk, within it
         self.terminate = False  # SIGTERM came
         self.protect = False  # within a step whose half would be lost
@@ -56,7 +62,9 @@ class Pace:
         self._grace_until = None
         self._running = False
         self._deadline = self._begin = self._begin_left = 0.0
-        self._ops, self._predicted = 0, 0.0
+        self._names, self._predicted = [], 0.0
+        # CPU time where ops are timed by it, so that a chunk can be held against their sum.
+        self._clock, self._begin_clock = getattr(self.device, "clock", time.monotonic), 0.0
         self._swap_s = 0.0  # of on_pause and on_resume, the slowest lately
         self._longest = 0.0  # of recent bubbles, at their opening
 
@@ -67,11 +75,11 @@ class Pace:
         if self._running:
             wanted = (self._unknown() if need is None else need) + self.margin.seconds + self._swap_s
             if self.gate.left() - self.device.ahead_s >= wanted and not self.terminate:
-                self._start(op)
+                self._start(op, name)
                 return
         self.pause()
         self._resume(name, op)
-        self._start(op)
+        self._start(op, name)
 
     def module(self, name):
         """As boundary(), for an op that does the same each time: a short one becomes part of the op before it."""
@@ -80,8 +88,9 @@ class Pace:
             return
         self.boundary(name)
 
-    def _start(self, op):
-        self._ops += 1
+    def _start(self, op, name):
+        if self.log is not None:
+            self._names.append(name)
         self._predicted += op.median or 0.0
         self.device.start(op)
 
@@ -94,7 +103,7 @@ class Pace:
             return
         self._running = False
         self.device.finish()
-        took = time.monotonic() - self._begin
+        took, busy = time.monotonic() - self._begin, self._clock() - self._begin_clock
         self._swap(self.on_pause)
         now = time.monotonic()
         self.gate.yield_()
@@ -103,14 +112,14 @@ class Pace:
         self.overruns += overrun
         self.margin.add(overrun)
         if self.log is not None:
-            self.log.append((self._ops, self._predicted, took, self._begin_left))
+            self.log.append(Chunk(tuple(self._names), self._predicted, took, busy, self._begin_left))
 
     def next_bubble(self):
         """Ends the chunk that runs, and goes on with the same op in the next bubble, however short."""
         self.pause()
         op = OpTime(0.0)
         self._resume("wait", op)
-        self._start(op)
+        self._start(op, "wait")
 
     def abandon(self):
         """Ends the chunk that runs as it is: an exception is on its way."""
@@ -138,7 +147,7 @@ class Pace:
         self._deadline = self._begin + left
         # The longest of late; it falls slowly, for the main job may change.
         self._longest = max(0.995 * self._longest, left)
-        self._ops, self._predicted = 0, 0.0
+        self._names, self._predicted, self._begin_clock = [], 0.0, self._clock()
         self._running = True
         self._swap(self.on_resume)
 
