@@ -144,6 +144,13 @@ func (c *Client) Slots(ctx context.Context) ([]Slot, error) {
 	return slots, err
 }
 
+// KeepProfile sends a fill profile's file, which jobs then name by its digest.
+func (c *Client) KeepProfile(ctx context.Context, text []byte) (Profile, error) {
+	var kept Profile
+	err := c.call(ctx, http.MethodPost, "/v1/profiles", json.RawMessage(text), &kept)
+	return kept, err
+}
+
 // Ping asks whether the controller lives and what troubles it.
 func (c *Client) Ping(ctx context.Context) (Status, error) {
 	var s Status

@@ -129,3 +129,10 @@ type Slot struct {
 	FillJob int64      `json:"fill_job,omitempty"`
 	SeenMs  int64      `json:"seen_ms"`
 }
+
+// Profile is the answer to an uploaded fill profile (POST /v1/profiles, whose body
+// is the file): what a job names it by, as profile=DIGEST.
+type Profile struct {
+	Digest string `json:"digest"`
+	Name   string `json:"name"`
+}

@@ -1,10 +1,15 @@
 package cli_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/cli"
 )
 
 // planArgs are arguments of plan on the files of testdata/plan.
@@ -81,5 +86,47 @@ func TestPlan_Mistakes(t *testing.T) {
 		if status != tc.status || !strings.Contains(errs, tc.says) || out != "" {
 			t.Errorf("%v: status %d, %q %q, want %d and %q", tc.args, status, out, errs, tc.status, tc.says)
 		}
+	}
+}
+
+// submit sends the profile and names it by its digest; a mistake in it keeps the
+// job from being submitted.
+func TestSubmit_SendsTheProfile(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/profiles"] = api.Profile{Digest: "d1g35t", Name: "bert"}
+	dir := t.TempDir()
+	out := filepath.Join(dir, "arguments")
+	sbatch := filepath.Join(dir, "sbatch")
+	if err := os.WriteFile(sbatch, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	submit := func(args ...string) (int, string) {
+		var errs bytes.Buffer
+		status := cli.Run(t.Context(), append([]string{"pipefill-cli", "--controller", f.endpoint, "submit"}, args...), cli.Env{
+			Getenv: func(string) string { return "" }, Stdin: strings.NewReader(""), Stdout: &errs, Stderr: &errs,
+			LookPath: func(string) (string, error) { return sbatch, nil },
+		})
+		return status, errs.String()
+	}
+	if status, errs := submit("--pipefill=fill,profile=testdata/plan/bert.json,mode=chunked", "job.sh", "--pipefill=fill,profile=x"); status != 0 {
+		t.Fatal(errs)
+	}
+	got, err := os.ReadFile(out)
+	want := "--hold --partition=pipefill --pipefill=fill,profile=d1g35t,mode=chunked job.sh --pipefill=fill,profile=x\n"
+	if err != nil || string(got) != want || !strings.HasPrefix(f.calls[0], `POST /v1/profiles {"version":1,"name":"bert"`) {
+		t.Errorf("%v %q, want %q; asked %.80s", err, got, want, f.calls[0])
+	}
+	if err := os.Remove(out); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs := submit("--pipefill=fill,profile=testdata/plan/bubbles.json", "job.sh"); status != 2 || !strings.Contains(errs, "bubbles.json: line 1: ") {
+		t.Errorf("%d %s", status, errs)
+	}
+	f.fail = &api.Failure{Code: pipefill.CodeUnavailable, Message: "away"}
+	if status, _ := submit("--pipefill=fill,profile=testdata/plan/bert.json", "job.sh"); status != 5 {
+		t.Errorf("without a controller: status %d", status)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("a job was submitted without its profile")
 	}
 }

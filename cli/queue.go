@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 )
 
 var queueColumns = []column[api.FillJob]{
@@ -107,6 +109,9 @@ func (p *program) submitCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if full, err = p.uploadProfiles(c, full); err != nil {
+				return err
+			}
 			sbatch, err := p.env.LookPath("sbatch")
 			if err != nil {
 				return pipefill.Errorf(pipefill.CodeUnavailable, "submit: sbatch is not on PATH: %w", err)
@@ -142,4 +147,50 @@ func sbatchArguments(args []string, partition string) ([]string, error) {
 		}
 	}
 	return append(out, args...), nil
+}
+
+// uploadProfiles sends the fill profiles that --pipefill names, and names them by
+// their digests instead: the controller opens no file of a user's.
+func (p *program) uploadProfiles(c *cli.Context, args []string) ([]string, error) {
+	out := slices.Clone(args)
+	for i, arg := range out {
+		options, found := strings.CutPrefix(arg, "--pipefill=")
+		if !strings.HasPrefix(arg, "-") {
+			break // the script
+		}
+		if !found {
+			continue
+		}
+		pairs := strings.Split(options, ",")
+		for k, pair := range pairs {
+			path, found := strings.CutPrefix(pair, "profile=")
+			if !found {
+				continue
+			}
+			digest, err := p.uploadProfile(c, path)
+			if err != nil {
+				return nil, err
+			}
+			pairs[k] = "profile=" + digest
+		}
+		out[i] = "--pipefill=" + strings.Join(pairs, ",")
+	}
+	return out, nil
+}
+
+func (p *program) uploadProfile(c *cli.Context, path string) (digest string, err error) {
+	// A mistake in it is told with its line.
+	if _, err := readFile(path, plan.DecodeProfile); err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // the user's own file, as the user
+	if err != nil {
+		return "", fmt.Errorf("submit: %w", err)
+	}
+	err = p.ask(c, func(ctx context.Context, from controller) error {
+		kept, err := from.KeepProfile(ctx, text)
+		digest = kept.Digest
+		return err
+	})
+	return digest, err
 }

@@ -39,6 +39,7 @@ type controller interface {
 	Predictions(ctx context.Context) ([]api.Prediction, error)
 	ExplainPolicy(ctx context.Context, id int64) (api.PolicyExplanation, error)
 	Ping(ctx context.Context) (api.Status, error)
+	KeepProfile(ctx context.Context, text []byte) (api.Profile, error)
 }
 
 var _ controller = (*api.Client)(nil)

@@ -70,6 +70,8 @@ type Controller struct {
 	dirty   set[int64]  // jobs to decide about
 	moved   set[string] // nodes of which the scheduler is to hear
 
+	profiles profiles // has a mutex of its own
+
 	mu       sync.Mutex
 	started  int64 // ms; a node is not lost before it had the time to call
 	nodes    map[string]*node

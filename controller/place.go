@@ -42,6 +42,9 @@ func (c *Controller) candidate(number int64, nowMs int64) {
 	}
 	job := *row
 	job.ExpectMs = c.expectations[[2]string{row.User, row.Name}]
+	if word != nil {
+		c.withProfile(&job, word.Options)
+	}
 	c.scheduler.Put(job)
 	c.waits[number] = row.ID
 }

@@ -33,7 +33,7 @@ func (c *Controller) newScheduler() *schedule.Scheduler {
 	c.policies, c.policy = policies, policy
 	limits, err := readLimits(c.cfg.Limits)
 	c.fault("limits", err) // checked when it was loaded
-	return schedule.New(policy, schedule.Options{Limits: limits, MaxWait: time.Duration(c.cfg.MaxWaitH) * time.Hour, Veto: c.vetoed})
+	return schedule.New(policy, schedule.Options{Limits: limits, MaxWait: time.Duration(c.cfg.MaxWaitH) * time.Hour, Speed: c.speed, Veto: c.vetoed})
 }
 
 // ReloadPolicies reads the site's policies again. A mistake in them leaves all

@@ -58,6 +58,7 @@ func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /v1/audit", s.audit)
 	s.mux.HandleFunc("GET /v1/archive", s.dump)
 	s.mux.HandleFunc("POST /v1/archive", s.load)
+	s.mux.HandleFunc("POST /v1/profiles", s.keepProfile)
 	s.mux.HandleFunc("GET /v1/drains", s.listDrains)
 	s.mux.HandleFunc("POST /v1/drain", s.drain)
 	s.mux.HandleFunc("POST /v1/resume", s.resume)
