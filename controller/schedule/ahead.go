@@ -16,32 +16,28 @@ func (s *Scheduler) lookAhead(nowMs float64) {
 	if s.capacity > 0 {
 		s.queueS = s.queue / (float64(s.capacity) / 1e6)
 	}
-	type kind struct {
-		cycle string
-		share float64
+	soonest := make([]float64, len(s.kinds))
+	for k := range soonest {
+		soonest[k] = -1
 	}
-	soonest := map[kind]float64{}
-	like := map[kind]Slot{}
 	for _, b := range s.busy {
-		at := cmp.Or(b.ExpectMs, b.UntilMs)
-		if at == 0 {
-			continue
-		}
-		in := max(0, (float64(at)-nowMs)/1000)
-		k := kind{b.Slot.Cycle, b.Slot.Share}
-		if was, known := soonest[k]; !known || in < was {
-			soonest[k], like[k] = in, b.Slot
+		if at := cmp.Or(b.ExpectMs, b.UntilMs); at != 0 {
+			in := max(0, (float64(at)-nowMs)/1000)
+			if was := soonest[b.kind]; was < 0 || in < was {
+				soonest[b.kind] = in
+			}
 		}
 	}
 	s.later = make([][]opening, len(s.profiles))
 	for p := range s.profiles {
 		var lines []opening
 		for k, in := range soonest {
-			slot, speed := like[k], k.share
+			slot := s.kinds[k]
+			speed := slot.Share
 			if p > 0 {
 				speed = s.cycleOf(&slot).speeds[p-1]
 			}
-			if speed > 0 {
+			if speed > 0 && in >= 0 {
 				lines = append(lines, opening{inS: in, perS: 1 / max(speed, leastSpeed)})
 			}
 		}
@@ -52,18 +48,36 @@ func (s *Scheduler) lookAhead(nowMs float64) {
 // measureSlots adds up the shares of all slots, as whole numbers so that their
 // order does not matter.
 func (s *Scheduler) measureSlots(free []Slot) {
-	s.capacity = 0
+	s.capacity = s.busyShares
 	for _, slot := range free {
-		s.capacity += int64(math.Round(1e6 * slot.Share))
-	}
-	for _, b := range s.busy {
-		s.capacity += int64(math.Round(1e6 * b.Slot.Share))
+		s.capacity += millionths(slot.Share)
 	}
 }
 
-// looksInRound is how often a round looks ahead: what it gives away ends too, and
-// may be worth waiting for.
-const looksInRound = 8
+func millionths(share float64) int64 { return int64(math.Round(1e6 * share)) }
+
+// kindOfSlot numbers the slots that differ in cycle or share.
+func (s *Scheduler) kindOfSlot(slot *Slot) int {
+	key := slotKind{slot.Cycle, slot.Share}
+	k, ok := s.kindIDs[key]
+	if !ok {
+		k = len(s.kinds)
+		s.kindIDs[key] = k
+		s.kinds = append(s.kinds, *slot)
+	}
+	return k
+}
+
+// lookEvery is after how many pairs a round of n slots looks ahead again: what it
+// gives away ends too, and may be worth waiting for. A look costs as much as the
+// beginning of a round, so that long rounds have but one more.
+func lookEvery(n int) int {
+	looks := 8
+	if n > 64 {
+		looks = 2
+	}
+	return (n + looks - 1) / looks
+}
 
 // lookAgain does so in a round, when its time has come.
 func (r *round) lookAgain() {
@@ -77,11 +91,8 @@ func (r *round) lookAgain() {
 	r.s.lookAhead(r.nowMs)
 	for _, l := range r.lanes {
 		l.known = false
-		if l.left > 0 {
-			r.s.rate(l.x.table, r.nowMs)
-			r.s.enter(l.x)
-		}
 	}
+	r.enterAll()
 }
 
 // envelope keeps the lines that are the lowest for some amount of work, with up

@@ -1,9 +1,12 @@
 package schedule
 
 import (
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"pipefill"
 )
@@ -152,6 +155,31 @@ func (s *Scheduler) indexOf(slot *Slot, nowMs float64) *index {
 	return x
 }
 
+// inParallel does n things that do not depend on each other, as many at a time as
+// there are processors.
+func inParallel(n int, do func(i int)) {
+	workers := min(n, runtime.GOMAXPROCS(0))
+	if workers < 2 {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var done sync.WaitGroup
+	for range workers {
+		done.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		})
+	}
+	done.Wait()
+}
+
+// partOf is how many jobs are worth a processor of their own.
+const partOf = 16 * 1024
+
 func (s *Scheduler) newTable(slot *Slot) *table {
 	return &table{slot: *slot, stride: 1 + len(s.policy.levels), nowMs: make([]float64, len(s.policy.levels))}
 }
@@ -187,11 +215,26 @@ func (s *Scheduler) rate(t *table, nowMs float64) {
 
 // score computes one level's numbers of some jobs.
 func (s *Scheduler) score(t *table, l, from, to int) {
+	if to-from <= block {
+		s.scorePart(&s.batch, t, l, from, to)
+		return
+	}
+	inParallel((to-from+partOf-1)/partOf, func(i int) {
+		first := from + i*partOf
+		s.scorePart(s.newBatch(), t, l, first, min(first+partOf, to))
+	})
+}
+
+func (s *Scheduler) newBatch() *batch {
+	return &batch{registers: make([][block]float64, s.policy.registers)}
+}
+
+func (s *Scheduler) scorePart(b *batch, t *table, l, from, to int) {
 	var room [block]float64
 	for first := from; first < to; first += block {
 		out := room[:min(block, to-first)]
-		s.ready(t, t.nowMs[l], first)
-		spread(&s.batch, s.policy.levels[l], out)
+		s.point(b, t, t.nowMs[l], first)
+		spread(b, s.policy.levels[l], out)
 		at := first*t.stride + 1 + l
 		for k, score := range out {
 			if score-score != 0 { // NaN or infinite
@@ -251,9 +294,11 @@ func (s *Scheduler) cycleOf(slot *Slot) *cycle {
 }
 
 // ready points the batch at the jobs from first on.
-func (s *Scheduler) ready(t *table, nowMs float64, first int) {
-	s.batch.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups, later: s.later, queue: s.queue, queueS: s.queueS}
-	s.batch.first = first
+func (s *Scheduler) ready(t *table, nowMs float64, first int) { s.point(&s.batch, t, nowMs, first) }
+
+func (s *Scheduler) point(b *batch, t *table, nowMs float64, first int) {
+	b.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups, later: s.later, queue: s.queue, queueS: s.queueS}
+	b.first = first
 }
 
 // now returns a job's tier and scores at this time.

@@ -74,7 +74,7 @@ func functionNamed(name string) (function, bool) {
 }
 
 // most nodes of an expression: ten times what the largest shipped policy has.
-const maxNodes = 500
+const maxNodes = 250
 
 // options of the compiler: our names and functions, none of its own.
 func options(more ...expr.Option) []expr.Option {

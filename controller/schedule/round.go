@@ -46,7 +46,7 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 		free = slices.Clone(free)
 		slices.SortFunc(free, byPlace)
 	}
-	r := round{s: s, nowMs: float64(nowMs), lookEvery: (len(free) + looksInRound - 1) / looksInRound}
+	r := round{s: s, nowMs: float64(nowMs), lookEvery: lookEvery(len(free))}
 	for len(free) > 0 {
 		var n int
 		n = r.open(free)
@@ -104,7 +104,6 @@ func (r *round) open(free []Slot) int {
 				break
 			}
 			l = &lane{x: r.s.indexOf(&free[n], r.nowMs)}
-			r.s.enter(l.x)
 			byKey[key] = l
 			r.lanes = append(r.lanes, l)
 		}
@@ -112,7 +111,20 @@ func (r *round) open(free []Slot) int {
 		l.taken = append(l.taken, false)
 		l.left++
 	}
+	r.enterAll()
 	return n
+}
+
+// enterAll brings all lanes' indexes up to date.
+func (r *round) enterAll() {
+	for _, l := range r.lanes {
+		r.s.rate(l.x.table, r.nowMs)
+	}
+	inParallel(len(r.lanes), func(i int) {
+		if r.lanes[i].left > 0 {
+			r.s.enter(r.lanes[i].x)
+		}
+	})
 }
 
 func (r *round) close() {
@@ -339,6 +351,8 @@ func (s *Scheduler) trim() {
 
 // refuse notes a score that is no finite number, and returns the lowest.
 func (s *Scheduler) refuse(i int, t *table, score float64) float64 {
+	s.badMu.Lock()
+	defer s.badMu.Unlock()
 	if s.bad == "" && !s.gone[i] {
 		s.bad = fmt.Sprintf("policy %s: the score of fill job %d on %s %s is %g: it is served last; change the policy so that it is always a number",
 			s.policy.Name, s.job[i].JobID, t.slot.Node, t.slot.Device, score)

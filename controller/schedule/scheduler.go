@@ -3,6 +3,7 @@ package schedule
 import (
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"pipefill"
@@ -41,6 +42,13 @@ type Busy struct {
 	User, Account string
 	UntilMs       int64 // when it ends at the latest, as far as is known; 0: not known
 	ExpectMs      int64 // when it is expected to end; 0: not known
+
+	kind int // of slot, in Scheduler.kinds
+}
+
+type slotKind struct {
+	cycle string
+	share float64
 }
 
 // Pair is a decision. A job that needs several slots comes in several pairs.
@@ -155,13 +163,16 @@ type Scheduler struct {
 	queue      float64
 	queueS     float64
 	workMs     int64 // of all that wait
+	busyShares int64
+	kinds      []Slot // one of each kind that was ever taken
+	kindIDs    map[slotKind]int
 	capacity   int64 // shares of all slots in a round, in millionths
 	cycles     map[string]*cycle
 	tables     map[tableKey]*table
 	indexes    map[indexKey]*index
 	batch      batch
+	badMu      sync.Mutex // tables are worked out side by side
 	bad        string
-	badOf      int64
 	used       int // counts Assign, to forget what was not used for long
 	tablesUsed int
 }
@@ -188,7 +199,7 @@ func (t *tally) full(id, more int) bool { return t.limits[id] > 0 && t.counts[id
 
 // New returns a scheduler without jobs.
 func New(policy *Policy, options Options) *Scheduler {
-	s := &Scheduler{policy: policy, options: options, busy: map[place]Busy{}}
+	s := &Scheduler{policy: policy, options: options, busy: map[place]Busy{}, kindIDs: map[slotKind]int{}}
 	s.clear()
 	return s
 }
@@ -209,7 +220,7 @@ func (s *Scheduler) clear() {
 // forget drops what was worked out.
 func (s *Scheduler) forget() {
 	s.cycles, s.tables, s.indexes = map[string]*cycle{}, map[tableKey]*table{}, map[indexKey]*index{}
-	s.batch.registers = make([][block]float64, s.policy.registers)
+	s.batch = *s.newBatch()
 }
 
 // SetPolicy changes the policy; the jobs stay.
@@ -441,6 +452,10 @@ func (s *Scheduler) compact() {
 // SetBusy says which slots fill jobs have now, instead of all said before.
 func (s *Scheduler) SetBusy(busy []Busy) {
 	s.busy = make(map[place]Busy, len(busy))
+	s.busyShares = 0
+	if len(s.kinds) > 4*maxLanes+len(busy) {
+		s.kinds, s.kindIDs = nil, map[slotKind]int{}
+	}
 	clear(s.users.counts)
 	clear(s.accounts.counts)
 	for _, b := range busy {
@@ -453,7 +468,9 @@ func (s *Scheduler) SetBusy(busy []Busy) {
 func (s *Scheduler) Occupy(b Busy) {
 	p := place{b.Slot.Node, b.Slot.Device}
 	s.Vacate(b.Slot.Node, b.Slot.Device)
+	b.kind = s.kindOfSlot(&b.Slot)
 	s.busy[p] = b
+	s.busyShares += millionths(b.Slot.Share)
 	s.count(b, 1)
 }
 
@@ -462,6 +479,7 @@ func (s *Scheduler) Vacate(node string, device pipefill.DeviceID) {
 	p := place{node, device}
 	if b, ok := s.busy[p]; ok {
 		delete(s.busy, p)
+		s.busyShares -= millionths(b.Slot.Share)
 		s.count(b, -1)
 	}
 }
