@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench install lint check-c check-go check-py check-slurm check-demo check-install check-gpu faultpoint go-binaries clean
+.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-gpu faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
@@ -61,6 +61,11 @@ demo: setup
 bench: setup
 	$(MAKE) all $(BUILD)/bench_gate
 	$(GO) run ./test/bench --build $(BUILD) $(BENCH)
+
+# The table and the plot of docs/policies.md; TRACES has the traces that they are computed from.
+TRACES ?= ../shared/data
+policies:
+	$(GO) run ./test/policies --data $(TRACES) --docs docs/policies.md --svg docs/policies.svg
 
 check-go:
 	$(GO) vet ./...

@@ -132,10 +132,14 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 		go func() { failed <- server.Serve(l) }()
 	}
 	go func() { failed <- c.Run(ctx) }()
+	// Before anybody is told that we are there: until then SIGHUP ends us.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go c.onHangup(ctx, hangup)
 	log.InfoContext(ctx, "ready", "version", pipefill.Version(), "cluster", cfg.Cluster, "socket", cfg.Socket, "listen", cfg.Listen)
 	notify(ctx, log, daemon.SdNotifyReady)
 	go watchdog(ctx, log)
-	go c.onHangup(ctx)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"pipefill"
@@ -58,10 +56,7 @@ func (c *Controller) ReloadPolicies(ctx context.Context) {
 }
 
 // onHangup reloads the policies on SIGHUP, until ctx ends.
-func (c *Controller) onHangup(ctx context.Context) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func (c *Controller) onHangup(ctx context.Context, hangup <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -239,7 +239,7 @@ var Attributes = []Attribute{
 	{Name: "job.name", Type: "string", Text: "its --job-name", text: func(c *context, i int) string { return c.job[i].Name }},
 	{Name: "job.partition", Type: "string", Text: "its fill partition", text: func(c *context, i int) string { return c.job[i].Partition }},
 	{Name: "job.mode", Type: "string", Text: "mode= of its --pipefill: signal, chunked, launch, or empty", text: func(c *context, i int) string { return string(c.job[i].Mode) }},
-	{Name: "job.source", Type: "string", Text: "where work_s is from: plan, history, limit or nothing", text: func(c *context, i int) string { return c.source[i] }},
+	{Name: "job.source", Type: "string", Text: "where time_s is from: plan, history, limit or nothing; plan+history and so on: the speed from its plan, the work from the other", text: func(c *context, i int) string { return c.source[i] }},
 
 	{
 		Name: "slot.share", Type: "number", Unit: "1", Text: "of the main job's time in which the gate is open, two digits; 0: not learned yet",

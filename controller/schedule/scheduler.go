@@ -372,6 +372,9 @@ func (s *Scheduler) factsOf(j *store.FillJob) facts {
 	if j.LimitMs > 0 {
 		f.limitS = float64(j.LimitMs) / 1000
 	}
+	if f.profile > 0 && s.options.Speed != nil && j.WorkMs == 0 {
+		f.source = "plan+" + source // how fast it is the plan tells, how much it is the rest
+	}
 	// An operator's word, then who had to leave a device.
 	f.tier = 4*float64(j.SitePriority) + 2*flag(j.Front)
 	f.shape = s.shapeOf(shape{
