@@ -41,8 +41,7 @@ func TestDocs(t *testing.T) {
 func TestAttributes_AreTheStructs(t *testing.T) {
 	types := map[string]string{}
 	for of, kind := range map[string]reflect.Type{"job": reflect.TypeFor[JobAttributes](), "slot": reflect.TypeFor[SlotAttributes]()} {
-		for i := range kind.NumField() {
-			f := kind.Field(i)
+		for f := range kind.Fields() {
 			types[of+"."+f.Tag.Get("expr")] = map[string]string{"float64": "number", "bool": "bool", "string": "string"}[f.Type.String()]
 		}
 	}

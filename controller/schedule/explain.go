@@ -40,13 +40,12 @@ type Value struct {
 // Explain tells where a waiting job stands, by its ID; false: it does not wait.
 // slots are all that there are, free or not. It costs about as much as a round.
 func (s *Scheduler) Explain(nowMs, id int64, slots []Slot) (Explanation, bool) {
-	i, waits := s.byID[id]
-	if !waits {
+	if _, waits := s.byID[id]; !waits {
 		return Explanation{}, false
 	}
 	s.used++
 	s.age(nowMs)
-	i = s.byID[id]
+	i := s.byID[id]
 	now := float64(nowMs)
 	e := Explanation{Policy: s.policy.Name, Slots: len(slots), WaitMs: -1, Tier: s.tierOf(i), Source: s.source[i], Why: Why(*s.job[i], slots)}
 	sorted := slices.Clone(slots)
@@ -77,7 +76,7 @@ func (s *Scheduler) Explain(nowMs, id int64, slots []Slot) (Explanation, bool) {
 	if best == nil {
 		return e, true
 	}
-	e.Why = s.waitsFor(i, suits)
+	e.Why = s.waitsFor(i)
 	e.Node, e.Device = best.slots[0].Node, string(best.slots[0].Device)
 	e.Scores = slices.Clone(best.score[1:best.x.stride])
 	e.Values = s.values(best, now)
@@ -101,7 +100,7 @@ func (s *Scheduler) tierOf(i int32) string {
 }
 
 // waitsFor says what keeps a job that suits some slots.
-func (s *Scheduler) waitsFor(i int32, suits []Slot) string {
+func (s *Scheduler) waitsFor(i int32) string {
 	g := &s.groups[s.group[i]]
 	need := int(s.devices[i])
 	switch {

@@ -48,8 +48,7 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 	}
 	r := round{s: s, nowMs: float64(nowMs), lookEvery: lookEvery(len(free))}
 	for len(free) > 0 {
-		var n int
-		n = r.open(free)
+		n := r.open(free)
 		r.serve()
 		r.close()
 		r.gangs, r.hosts = nil, nil

@@ -19,8 +19,12 @@ func TestStore_Predictions(t *testing.T) {
 		source           string
 		outcome          pipefill.Outcome
 	}{
-		{1000, 2000, "history", pipefill.OutcomeCompleted}, {1000, 500, "history", pipefill.OutcomeCompleted}, {1000, 900, "history", pipefill.OutcomeCompleted},
-		{8000, 1000, "limit", pipefill.OutcomeCompleted}, {1000, 7, "limit", pipefill.OutcomeFailed}, {0, 7, "", pipefill.OutcomeCompleted},
+		{1000, 2000, "history", pipefill.OutcomeCompleted},
+		{1000, 500, "history", pipefill.OutcomeCompleted},
+		{1000, 900, "history", pipefill.OutcomeCompleted},
+		{8000, 1000, "limit", pipefill.OutcomeCompleted},
+		{1000, 7, "limit", pipefill.OutcomeFailed},
+		{0, 7, "", pipefill.OutcomeCompleted},
 	} {
 		j := see(t, s, job(int64(id+1)))[0]
 		j.OnSlotMs, j.Source = tc.expectMs, tc.source

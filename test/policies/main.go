@@ -47,8 +47,12 @@ type contestant struct {
 }
 
 var contestants = []contestant{
-	{"fifo", "fifo", false}, {"sjf", "sjf", false}, {"sjf, times guessed", "sjf", true}, {"deadline", "deadline", false},
-	{"makespan", "makespan", false}, {"balanced", "balanced", false},
+	{"fifo", "fifo", false},
+	{"sjf", "sjf", false},
+	{"sjf, times guessed", "sjf", true},
+	{"deadline", "deadline", false},
+	{"makespan", "makespan", false},
+	{"balanced", "balanced", false},
 }
 
 // figures are what one run gave.
