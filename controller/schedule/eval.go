@@ -146,6 +146,10 @@ func (n *binary) eval(b *batch, out []float64) {
 		for i, y := range right {
 			out[i] = flag(out[i] < y)
 		}
+	case ">":
+		for i, y := range right {
+			out[i] = flag(out[i] > y)
+		}
 	case ">=":
 		for i, y := range right {
 			out[i] = flag(out[i] >= y)

@@ -27,6 +27,7 @@ type index struct {
 
 	key     indexKey
 	fits    []int8 // by shape: 0 not looked at, 1 fits, -1 does not
+	looked  int    // shapes so far that scan has looked at
 	upto    int
 	run     int
 	buckets []bucket
@@ -100,16 +101,29 @@ func (s *Scheduler) indexOf(slot *Slot, nowMs float64) *index {
 // scan finds the best job for one slot without putting the others in order; -1:
 // none. more, if given, has a say. It is what an index costs to build, less the building.
 func (s *Scheduler) scan(x *index, slot *Slot, more func(i int32) bool) int32 {
+	for ; x.looked < len(s.shapes); x.looked++ {
+		s.fits(x, int32(x.looked)) // now: the parts must not write
+	}
+	parts := (s.len() + partOf - 1) / partOf
+	bests := make([]int32, parts)
+	inParallel(parts, func(p int) { bests[p] = s.scanPart(x, slot, more, p*partOf, min((p+1)*partOf, s.len())) })
+	best := int32(-1)
+	for _, i := range bests {
+		if i >= 0 && (best < 0 || s.before(x, i, best)) {
+			best = i
+		}
+	}
+	return best
+}
+
+func (s *Scheduler) scanPart(x *index, slot *Slot, more func(i int32) bool, from, to int) int32 {
 	best, bestTier := int32(-1), 0.0
-	for i := range int32(s.len()) {
+	for i := int32(from); i < int32(to); i++ {
 		tier := x.scores[int(i)*x.stride]
-		if tier <= never {
+		if tier <= never || best >= 0 && tier < bestTier || s.gone[i] || best >= 0 && !s.before(x, i, best) {
 			continue
 		}
-		if best >= 0 && tier < bestTier || s.gone[i] || best >= 0 && !s.before(x, i, best) {
-			continue
-		}
-		if s.devices[i] <= 1 && s.fits(x, s.shape[i]) && !s.full(s.group[i], 1) && !s.vetoed(i, slot) && (more == nil || more(i)) {
+		if s.devices[i] <= 1 && x.fits[s.shape[i]] > 0 && !s.full(s.group[i], 1) && !s.vetoed(i, slot) && (more == nil || more(i)) {
 			best, bestTier = i, tier
 		}
 	}

@@ -23,7 +23,8 @@ type Options struct {
 	// profile and Slot.Cycle. nil: jobs with a profile run as those without.
 	Speed func(profile string, s Slot) float64
 	// Veto keeps a job off a slot for reasons of the moment, such as a node that
-	// it was just refused by. nil: nothing does.
+	// it was just refused by. It is asked from several goroutines at once. nil:
+	// nothing does.
 	Veto func(j *store.FillJob, s *Slot) bool
 }
 
