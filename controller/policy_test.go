@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"pipefill"
@@ -46,6 +47,19 @@ func TestReloadPolicies(t *testing.T) {
 	d.controller.ReloadPolicies(t.Context())
 	if faults := strings.Join(d.controller.Status().Faults, ""); !strings.Contains(faults, "ours is gone") {
 		t.Errorf("a policy that is gone: %s", faults)
+	}
+}
+
+// SIGHUP is what reloads: the second is taken when the first has been dealt with.
+func TestOnHangup(t *testing.T) {
+	d := newDesk(t)
+	d.controller.cfg.PolicyDir = filepath.Join(t.TempDir(), "gone")
+	hangup := make(chan os.Signal)
+	go d.controller.onHangup(t.Context(), hangup)
+	hangup <- syscall.SIGHUP
+	hangup <- syscall.SIGHUP
+	if faults := strings.Join(d.controller.Status().Faults, ""); !strings.Contains(faults, "policy_dir") {
+		t.Errorf("after SIGHUP: %q", faults)
 	}
 }
 
