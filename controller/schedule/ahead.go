@@ -20,7 +20,8 @@ func (s *Scheduler) lookAhead(nowMs float64) {
 	for k := range soonest {
 		soonest[k] = -1
 	}
-	for _, b := range s.busy {
+	for i := range s.taken {
+		b := &s.taken[i]
 		if at := cmp.Or(b.ExpectMs, b.UntilMs); at != 0 {
 			in := max(0, (float64(at)-nowMs)/1000)
 			if was := soonest[b.kind]; was < 0 || in < was {

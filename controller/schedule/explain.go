@@ -174,7 +174,8 @@ func (s *Scheduler) waitOf(nowMs int64, ahead []int32, i int32, suits []Slot, li
 	var free times
 	for _, slot := range suits {
 		at := nowMs
-		if b, busy := s.busy[place{slot.Node, slot.Device}]; busy {
+		if k, busy := s.busy[place{slot.Node, slot.Device}]; busy {
+			b := s.taken[k]
 			at = max(nowMs, cmp.Or(b.ExpectMs, b.UntilMs, nowMs+unknownWork.Milliseconds()))
 		}
 		free = append(free, at)

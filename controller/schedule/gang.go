@@ -87,7 +87,7 @@ func (r *round) seated() []host {
 			add(seat{slot: l.slots[at], freeMs: r.nowMs, lane: l, at: at})
 		}
 	}
-	for _, b := range r.s.busy {
+	for _, b := range r.s.taken {
 		if b.UntilMs > 0 {
 			add(seat{slot: b.Slot, freeMs: max(float64(b.UntilMs), r.nowMs+1)})
 		}

@@ -117,14 +117,14 @@ func (s *Scheduler) scan(x *index, slot *Slot, more func(i int32) bool) int32 {
 }
 
 func (s *Scheduler) scanPart(x *index, slot *Slot, more func(i int32) bool, from, to int) int32 {
-	best, bestTier := int32(-1), 0.0
+	best, bestTier, bestScore := int32(-1), 0.0, 0.0
 	for i := int32(from); i < int32(to); i++ {
-		tier := x.scores[int(i)*x.stride]
-		if tier <= never || best >= 0 && tier < bestTier || s.gone[i] || best >= 0 && !s.before(x, i, best) {
+		tier, score := x.scores[int(i)*x.stride], x.scores[int(i)*x.stride+1]
+		if tier <= never || best >= 0 && (tier < bestTier || tier == bestTier && score < bestScore) || s.gone[i] || best >= 0 && !s.before(x, i, best) {
 			continue
 		}
 		if s.devices[i] <= 1 && x.fits[s.shape[i]] > 0 && !s.full(s.group[i], 1) && !s.vetoed(i, slot) && (more == nil || more(i)) {
-			best, bestTier = i, tier
+			best, bestTier, bestScore = i, tier, score
 		}
 	}
 	return best

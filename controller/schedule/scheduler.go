@@ -97,7 +97,8 @@ type Scheduler struct {
 	sharesRun  int // counts changes, for what was worked out before
 	roundsRun  int
 	endsRun    int
-	busy       map[place]Busy
+	busy       map[place]int // into taken
+	taken      []Busy
 	later      [][]opening // see context
 	queue      float64
 	queueS     float64
@@ -110,6 +111,7 @@ type Scheduler struct {
 	tables     map[tableKey]*table
 	indexes    map[indexKey]*index
 	batch      batch
+	batches    sync.Pool  // of *batch, for parts
 	badMu      sync.Mutex // tables are worked out side by side
 	bad        string
 	used       int // counts Assign, to forget what was not used for long
@@ -137,7 +139,7 @@ func (t *tally) full(id, more int) bool { return t.limits[id] > 0 && t.counts[id
 
 // New returns a scheduler without jobs.
 func New(policy *Policy, options Options) *Scheduler {
-	s := &Scheduler{policy: policy, options: options, busy: map[place]Busy{}, kindIDs: map[slotKind]int{}}
+	s := &Scheduler{policy: policy, options: options, busy: map[place]int{}, kindIDs: map[slotKind]int{}}
 	s.clear()
 	return s
 }
@@ -361,7 +363,7 @@ func (s *Scheduler) compact() {
 
 // SetBusy says which slots fill jobs have now, instead of all said before.
 func (s *Scheduler) SetBusy(busy []Busy) {
-	s.busy = make(map[place]Busy, len(busy))
+	s.busy, s.taken = make(map[place]int, len(busy)), s.taken[:0]
 	s.busyShares = 0
 	if len(s.kinds) > 4*maxLanes+len(busy) {
 		s.kinds, s.kindIDs = nil, map[slotKind]int{}
@@ -379,7 +381,8 @@ func (s *Scheduler) Occupy(b Busy) {
 	p := place{b.Slot.Node, b.Slot.Device}
 	s.Vacate(b.Slot.Node, b.Slot.Device)
 	b.kind = s.kindOfSlot(&b.Slot)
-	s.busy[p] = b
+	s.busy[p] = len(s.taken)
+	s.taken = append(s.taken, b)
 	s.busyShares += millionths(b.Slot.Share)
 	s.count(b, 1)
 }
@@ -387,7 +390,11 @@ func (s *Scheduler) Occupy(b Busy) {
 // Vacate says that a slot's fill job is gone.
 func (s *Scheduler) Vacate(node string, device pipefill.DeviceID) {
 	p := place{node, device}
-	if b, ok := s.busy[p]; ok {
+	if i, ok := s.busy[p]; ok {
+		b, last := s.taken[i], len(s.taken)-1
+		s.taken[i] = s.taken[last]
+		s.busy[place{s.taken[i].Slot.Node, s.taken[i].Slot.Device}] = i
+		s.taken = s.taken[:last]
 		delete(s.busy, p)
 		s.busyShares -= millionths(b.Slot.Share)
 		s.count(b, -1)

@@ -127,7 +127,12 @@ func (s *Scheduler) score(t *table, l, from, to int) {
 	}
 	inParallel((to-from+partOf-1)/partOf, func(i int) {
 		first := from + i*partOf
-		s.scorePart(s.newBatch(), t, l, first, min(first+partOf, to))
+		b, ok := s.batches.Get().(*batch)
+		if !ok || len(b.registers) != s.policy.registers {
+			b = s.newBatch()
+		}
+		s.scorePart(b, t, l, first, min(first+partOf, to))
+		s.batches.Put(b)
 	})
 }
 

@@ -107,7 +107,7 @@ func heaviest() (*schedule.Policy, error) {
 func (b *bench) schedule(ctx context.Context) error {
 	set := schedule.Builtin()
 	for _, name := range set.Names() {
-		if err := b.measurePolicy(ctx, name, set[name], slotTarget, 300); err != nil {
+		if err := b.measurePolicy(ctx, name, set[name], slotTarget, 600); err != nil {
 			return err
 		}
 	}
@@ -152,10 +152,11 @@ func (b *bench) measurePolicy(ctx context.Context, name string, p *schedule.Poli
 		at += 1000
 		slot := slots[rng.IntN(len(slots))]
 		s.Vacate(slot.Node, slot.Device)
+		shares := queueShares(rng)
 		begin := b.now()
 		s.Put(queueJob(rng, scheduleJobs+int64(i)+1))
 		if i%60 == 0 {
-			s.SetShares(queueShares(rng)) // usage comes in once a minute
+			s.SetShares(shares) // usage comes in once a minute
 		}
 		s.Assign(at, []schedule.Slot{slot})
 		one = append(one, b.since(begin))
