@@ -12,7 +12,8 @@ from pipefill import limit
 
 GIB = 1 << 30
 SITE = os.path.join(os.path.dirname(os.path.abspath(limit.__file__)), "site")
-JOB = {"PIPEFILL_ROLE": "fill", "PIPEFILL_DEVICE": "gpu:GPU-1", "PIPEFILL_MEM_BYTES": str(8 * GIB), "PIPEFILL_DIR": "/nonexistent"}
+JOB = {"PIPEFILL_ROLE": "fill", "PIPEFILL_DEVICE": "gpu:GPU-1", "PIPEFILL_MEM_BYTES": str(8 * GIB),
+       "PIPEFILL_DIR": "/nonexistent"}
 
 
 class FakeCuda(types.ModuleType):

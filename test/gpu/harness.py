@@ -78,14 +78,16 @@ def row(name, runs, baselines, exclusive_s, setting):
         "iteration_ms": statistics.median([value for run in runs for value in run["iterations_ms"]]),
         "slowdown_pct": 100 * (math.exp(statistics.mean(ratios)) - 1),
         "slowdown_range_pct": [100 * (math.exp(min(ratios)) - 1), 100 * (math.exp(max(ratios)) - 1)],
-        "late_us_p50": percentile([value * 1e6 for value in late], 0.5), "late_us_p99": percentile([value * 1e6 for value in late], 0.99),
+        "late_us_p50": percentile([value * 1e6 for value in late], 0.5),
+        "late_us_p99": percentile([value * 1e6 for value in late], 0.99),
         "projected_pct": 100 * peers.project(
             setting["schedule"], setting["stages"], setting["micro_batches"], peers.Durations(forward, backward, step, 20e-6),
             [value - usual for value in late], setting["tensor_parallel"]) if late else None,
         "useful_pct": 100 * samples * exclusive_s / bubbles if exclusive_s and bubbles else None,
         "samples": samples,
         "chunks": sum(fill["chunks"] for fill in fills), "overruns": sum(fill["overruns"] for fill in fills),
-        "main_digest": _same(run["digest"] for run in runs), "fill_digest": _same(fill["digest"] for fill in fills if fill["digest"]),
+        "main_digest": _same(run["digest"] for run in runs),
+        "fill_digest": _same(fill["digest"] for fill in fills if fill["digest"]),
         "clock_mhz": _mean(run.get("clock_mhz") for run in runs), "power_w": _mean(run.get("power_w") for run in runs),
     }
 
@@ -112,7 +114,8 @@ def check(rows, exclusive):
 
 _COLUMNS = (("VARIANT", "variant", "{}"), ("ITER_MS", "iteration_ms", "{:.2f}"), ("SLOWER_%", "slowdown_pct", "{:+.2f}"),
             ("LATE_US", "late_us_p50", "{:.0f}"), ("P99", "late_us_p99", "{:.0f}"), ("PROJECTED_%", "projected_pct", "{:+.2f}"),
-            ("USEFUL_%", "useful_pct", "{:.1f}"), ("CHUNKS", "chunks", "{}"), ("LATE", "overruns", "{}"), ("MAIN_OK", "main_ok", "{}"),
+            ("USEFUL_%", "useful_pct", "{:.1f}"), ("CHUNKS", "chunks", "{}"), ("LATE", "overruns", "{}"),
+            ("MAIN_OK", "main_ok", "{}"),
             ("FILL_OK", "fill_ok", "{}"), ("MHZ", "clock_mhz", "{:.0f}"), ("WATT", "power_w", "{:.0f}"))
 
 
@@ -176,9 +179,10 @@ class Runner:
     def stage_command(self, variant, out, progress=None, extra=()):
         """The main job's command line."""
         a = self.args
-        command = [sys.executable, os.path.join(HERE, "stage.py"), "--device", a.device, "--stages", str(a.stages), "--micro-batches",
-                   str(a.micro_batches), "--schedule", a.schedule, "--layers", str(a.layers), "--width", str(a.width), "--sequence", str(a.sequence),
-                   "--iterations", str(a.iterations), "--warm-up", str(a.warm_up), "--receive", variant.receive, "--out", out]
+        command = [sys.executable, os.path.join(HERE, "stage.py"), "--device", a.device, "--stages", str(a.stages),
+                   "--micro-batches", str(a.micro_batches), "--schedule", a.schedule, "--layers", str(a.layers),
+                   "--width", str(a.width), "--sequence", str(a.sequence), "--iterations", str(a.iterations),
+                   "--warm-up", str(a.warm_up), "--receive", variant.receive, "--out", out]
         if self.times is not None:
             command += ["--times", ",".join(f"{value:.6f}" for value in self.times)]
         if progress:
@@ -187,7 +191,8 @@ class Runner:
 
     def fill_command(self, model, batch, out, extra=()):
         """A fill job's command line."""
-        return [sys.executable, os.path.join(HERE, "fill.py"), "--device", self.args.device, "--model", model, "--batch", str(batch), "--out", out, *extra]
+        return [sys.executable, os.path.join(HERE, "fill.py"), "--device", self.args.device, "--model", model,
+                "--batch", str(batch), "--out", out, *extra]
 
     def path(self, name):
         """A new file of a run."""
@@ -272,10 +277,12 @@ class Runner:
     def _mps(self, variant):
         if not shutil.which("nvidia-cuda-mps-control"):
             raise Skipped("nvidia-cuda-mps-control is not installed")
-        pipes = {"CUDA_MPS_PIPE_DIRECTORY": os.path.join(self.folder, "mps"), "CUDA_MPS_LOG_DIRECTORY": os.path.join(self.folder, "mps-log")}
+        pipes = {"CUDA_MPS_PIPE_DIRECTORY": os.path.join(self.folder, "mps"),
+                 "CUDA_MPS_LOG_DIRECTORY": os.path.join(self.folder, "mps-log")}
         for path in pipes.values():
             os.makedirs(path, exist_ok=True)
-        started = subprocess.run(["nvidia-cuda-mps-control", "-d"], env={**os.environ, **pipes}, capture_output=True, text=True, check=False)
+        started = subprocess.run(["nvidia-cuda-mps-control", "-d"], env={**os.environ, **pipes}, capture_output=True,
+                                 text=True, check=False)
         if started.returncode:
             raise Skipped(f"MPS does not start: {started.stderr.strip() or started.stdout.strip()}")
         try:
@@ -304,8 +311,9 @@ class Runner:
         if fill_extra is not None:
             progress = self.path("fill.json")
             fill = self.fill_command(variant.model, self.args.fill_batch, progress, fill_extra)
-        command = [cli, "try", "--json", "--no-hooks", "--user", "root", "--dir", self.path("try"), "--mode", mode, "--options", "budget=20%",
-                   "--set", "control=0%", "--set", f"min_ms={self.args.min_ms}", "--set", f"guard_ms={self.args.guard_ms}",
+        command = [cli, "try", "--json", "--no-hooks", "--user", "root", "--dir", self.path("try"), "--mode", mode,
+                   "--options", "budget=20%", "--set", "control=0%",
+                   "--set", f"min_ms={self.args.min_ms}", "--set", f"guard_ms={self.args.guard_ms}",
                    "--main", _shell(self.stage_command(variant, out, progress, ["--announce"])), "--fill", _shell(fill)]
         if not self.cuda:
             command += ["--device", f"cpu:{self.core}"]

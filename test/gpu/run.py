@@ -35,8 +35,9 @@ def arguments(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     cuda = args.device == "cuda"
-    usual = {"stages": 16, "micro_batches": 8, "iterations": 40, "models": "bert-base,bert-large,efficientnet,swin"} if cuda else \
-        {"stages": 4, "micro_batches": 4, "iterations": 40, "models": "bert-tiny"}
+    usual = {"stages": 4, "micro_batches": 4, "iterations": 40, "models": "bert-tiny"}
+    if cuda:
+        usual = {"stages": 16, "micro_batches": 8, "iterations": 40, "models": "bert-base,bert-large,efficientnet,swin"}
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -67,14 +68,15 @@ def missing(device):
 def machine(args):
     """What it was measured on."""
     import torch  # pylint: disable=import-outside-toplevel
-    said = {"python": platform.python_version(), "torch": torch.__version__, "host": platform.platform(), "cores": os.cpu_count(),
-            "device": args.device}
+    said = {"python": platform.python_version(), "torch": torch.__version__, "host": platform.platform(),
+            "cores": os.cpu_count(), "device": args.device}
     if args.device == "cuda":
         said["gpu"] = torch.cuda.get_device_name(0)
         said["cuda"] = torch.version.cuda
         try:
-            said["driver"] = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True,
-                                            check=True).stdout.split()[0]
+            asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+                                   capture_output=True, text=True, check=True)
+            said["driver"] = asked.stdout.split()[0]
         except (OSError, subprocess.CalledProcessError, IndexError) as err:
             said["driver"] = f"not known: {err}"
     return said
@@ -92,7 +94,8 @@ def measure(args, folder, say=print):
     exclusive = {}
     for model in sorted({variant.model for variant in chosen if variant.model}):
         exclusive[model] = runner.exclusive(model)
-        say(f"{model} alone: {exclusive[model]['seconds_per_sample'] * 1e3:.3f} ms a sample at its best batch of {exclusive[model]['batch']}")
+        best = exclusive[model]
+        say(f"{model} alone: {best['seconds_per_sample'] * 1e3:.3f} ms a sample at its best batch of {best['batch']}")
     order = random.Random(args.seed)
     runs, bases, skipped = {}, {}, {}
     for number in range(args.rounds):
@@ -108,14 +111,18 @@ def measure(args, folder, say=print):
             runs.setdefault(variant.name, []).append(result)
             bases.setdefault(variant.name, []).append(runner.run(chosen[0]))
     every = [run for name in bases for run in bases[name]] or [runner.run(chosen[0])]
-    setting = {"schedule": args.schedule, "stages": args.stages, "micro_batches": args.micro_batches, "tensor_parallel": args.tensor_parallel}
+    setting = {"schedule": args.schedule, "stages": args.stages, "micro_batches": args.micro_batches,
+               "tensor_parallel": args.tensor_parallel}
     rows = [{**harness.row(chosen[0].name, every, every, None, setting), "model": ""}]
     for variant in chosen[1:]:
         if variant.name in runs:
             alone = exclusive[variant.model]["seconds_per_sample"] if variant.model else None
-            rows.append({**harness.row(variant.name, runs[variant.name], bases[variant.name], alone, setting), "model": variant.model})
-    return {"machine": machine(args), "command": "make check-gpu" if args.device == "cuda" else "test/gpu/run.py --device cpu", "setting": setting,
-            "stage_ms": runner.times, "bubble_fraction": every[0]["bubble_fraction"], "exclusive": exclusive, "rows": harness.check(rows, exclusive), "skipped": skipped}
+            line = harness.row(variant.name, runs[variant.name], bases[variant.name], alone, setting)
+            rows.append({**line, "model": variant.model})
+    command = "make check-gpu" if args.device == "cuda" else "test/gpu/run.py --device cpu"
+    return {"machine": machine(args), "command": command, "setting": setting, "stage_ms": runner.times,
+            "bubble_fraction": every[0]["bubble_fraction"], "exclusive": exclusive, "rows": harness.check(rows, exclusive),
+            "skipped": skipped}
 
 
 def main(argv=None):
@@ -133,8 +140,9 @@ def main(argv=None):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(report, file, indent=1)
     print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
-    print(f"{args.schedule}, {args.stages} stages, {args.micro_batches} micro-batches, forward, backward, step "
-          f"{', '.join(f'{value:.2f}' for value in report['stage_ms'])} ms; projected to {args.stages} stages of {args.tensor_parallel} GPUs")
+    parts = ", ".join(f"{value:.2f}" for value in report["stage_ms"])
+    print(f"{args.schedule}, {args.stages} stages, {args.micro_batches} micro-batches, forward, backward, step {parts} ms; "
+          f"projected to {args.stages} stages of {args.tensor_parallel} GPUs")
     print(harness.table(report["rows"]))
     for name, reason in report["skipped"].items():
         print(f"skipped: {name}: {reason}")

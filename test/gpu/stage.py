@@ -43,7 +43,8 @@ def arguments(argv=None):
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--times", help="forward,backward,step of the peers in ms, as an earlier run without fill jobs had them")
     parser.add_argument("--announce", action="store_true")
-    parser.add_argument("--receive", choices=("idle", "spin"), default="idle", help="spin: a kernel waits on the device, as a posted receive does")
+    parser.add_argument("--receive", choices=("idle", "spin"), default="idle",
+                        help="spin: a kernel waits on the device, as a posted receive does")
     parser.add_argument("--signal", type=int, help="SIGCONT and SIGSTOP this process at the begin and end of bubbles")
     parser.add_argument("--poll-ms", type=float, help="not at once, but when a thread that looks so often sees it")
     parser.add_argument("--progress", help="a fill job's --out: warm up until it is there, and note what was done meanwhile")
@@ -207,9 +208,9 @@ class Stage:
         attached = self.main is not None and self.main.attached
         if self.main is not None:
             self.main.close()
-        return {"attached": attached, "why": self.main.why if self.main is not None else None,
+        return {"attached": attached, "why": self.main.why if self.main is not None else None, "samples": after - before,
                 "times_ms": [forward * 1e3, backward * 1e3, step * 1e3], "iterations_ms": [t * 1e3 for t in self.iterations_s],
-                "late_us": [t * 1e6 for t in self.late_s], "bubble_s": self.bubble_s, "samples": after - before, "digest": self.digest.hexdigest(),
+                "late_us": [t * 1e6 for t in self.late_s], "bubble_s": self.bubble_s, "digest": self.digest.hexdigest(),
                 "bubble_fraction": self.bubble_s / sum(self.iterations_s) if self.iterations_s else 0.0}
 
     def iterate(self, pipeline, iteration, counts):

@@ -129,7 +129,8 @@ class Figures(unittest.TestCase):
     def test_row(self):
         base = a_run(100.0, [50.0] * 100)
         fill = {"chunks": 10, "overruns": 1, "digest": "f"}
-        line = harness.row("chunked", [a_run(101.0, [50.0] * 99 + [1050.0], 500, fill=fill, clock_mhz=1000.0)] * 2, [base] * 2, 0.001, self.setting)
+        filled = a_run(101.0, [50.0] * 99 + [1050.0], 500, fill=fill, clock_mhz=1000.0)
+        line = harness.row("chunked", [filled] * 2, [base] * 2, 0.001, self.setting)
         self.assertAlmostEqual(line["slowdown_pct"], 1.0)
         self.assertEqual((line["late_us_p50"], round(line["late_us_p99"])), (50.0, 1050))
         self.assertAlmostEqual(line["useful_pct"], 50.0)
@@ -138,23 +139,24 @@ class Figures(unittest.TestCase):
         self.assertEqual(harness.row("no fill", [base], [base], None, self.setting)["projected_pct"], 0.0)
 
     def test_outputs_that_differ_are_seen(self):
-        rows = [{"main_digest": "a", "fill_digest": "", "model": ""}, {"main_digest": "b", "fill_digest": "x", "model": "m"},
-                {"main_digest": "a", "fill_digest": "differs", "model": "m"}, {"main_digest": "a", "fill_digest": "y", "model": "m"}]
+        rows = [{"main_digest": main, "fill_digest": fill, "model": model}
+                for main, fill, model in (("a", "", ""), ("b", "x", "m"), ("a", "differs", "m"), ("a", "y", "m"))]
         harness.check(rows, {"m": {"digest": "y"}})
         self.assertEqual([line["main_ok"] for line in rows], [True, False, True, True])
         self.assertEqual([line["fill_ok"] for line in rows], [None, False, False, True])
         self.assertEqual(harness._same(["a", "b"]), "differs")
 
     def test_table(self):
-        rows = harness.check([{**harness.row("no fill", [a_run(100.0, [1.0])], [a_run(100.0, [1.0])], None, self.setting), "model": ""}], {})
+        one = [a_run(100.0, [1.0])]
+        rows = harness.check([{**harness.row("no fill", one, one, None, self.setting), "model": ""}], {})
         lines = harness.table(rows).splitlines()
         self.assertEqual(len(lines), 2)
         self.assertRegex(lines[1], r"^no fill +100\.00 +\+0\.00 +1 +1 +\+0\.00 +- +0 +0 +yes +- +- +-$")
 
     def test_variants(self):
         names = [v.name for v in harness.variants(["bert-base", "swin"], True)]
-        for name in ("no fill", "hook only", "chunked swin", "launch swin", "no fill, spinning receive", "time-slicing bert-base", "SIGSTOP bert-base",
-                     "10 ms polling bert-base", "MPS bert-base"):
+        for name in ("no fill", "hook only", "chunked swin", "launch swin", "no fill, spinning receive", "time-slicing bert-base",
+                     "SIGSTOP bert-base", "10 ms polling bert-base", "MPS bert-base"):
             self.assertIn(name, names)
         self.assertFalse([v for v in harness.variants(["bert-tiny"], False) if v.how in ("launch", "mps")])
 
