@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"pipefill"
 )
@@ -56,11 +57,26 @@ type Client struct {
 	base   string
 	signer Signer
 	http   *http.Client
+
+	next  *Client     // another controller's; nil: there is none
+	later atomic.Bool // it, or one after it, answered last
 }
 
 // NewClient returns a client for "unix:/path" (who calls is known by peer
 // credentials; signer may be nil) or "http://host:port" (signer required).
+// Where a controller has a standby, several endpoints stand between commas: the
+// one that answered last is asked first.
 func NewClient(endpoint string, signer Signer) (*Client, error) {
+	first, others, several := strings.Cut(endpoint, ",")
+	c, err := newClient(first, signer)
+	if err != nil || !several {
+		return c, err
+	}
+	c.next, err = NewClient(others, signer)
+	return c, err
+}
+
+func newClient(endpoint string, signer Signer) (*Client, error) {
 	if path, ok := strings.CutPrefix(endpoint, "unix:"); ok {
 		if !strings.HasPrefix(path, "/") {
 			return nil, pipefill.Errorf(pipefill.CodeInvalid, "controller %q: write unix:/absolute/path or http://host:port", endpoint)
@@ -201,8 +217,29 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return resp, nil
 }
 
-// call sends one request and decodes its answer into out, if not nil.
+// call sends one request, to the first controller that there is, and decodes its
+// answer into out, if not nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	if c.next == nil {
+		return c.ask(ctx, method, path, in, out)
+	}
+	first, second := c.ask, c.next.call
+	if c.later.Load() {
+		first, second = second, first
+	}
+	err := first(ctx, method, path, in, out)
+	if pipefill.ErrorCode(err) != pipefill.CodeUnavailable || ctx.Err() != nil {
+		return err
+	}
+	other := second(ctx, method, path, in, out)
+	if pipefill.ErrorCode(other) == pipefill.CodeUnavailable {
+		return err
+	}
+	c.later.Store(!c.later.Load())
+	return other
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.send(ctx, method, path, in)
 	if err != nil {
 		return err

@@ -122,3 +122,37 @@ func TestNewClient_Refuses(t *testing.T) {
 		t.Errorf("TCP without a signer: %v, want invalid", err)
 	}
 }
+
+func TestClient_FollowsTheStandby(t *testing.T) {
+	var servers []*httptest.Server
+	asked := []int{0, 0}
+	for i := range 2 {
+		servers = append(servers, httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			asked[i]++
+			w.Header().Set(api.VersionHeader, api.Version)
+			_, _ = io.WriteString(w, "[]")
+		})))
+		t.Cleanup(servers[i].Close)
+	}
+	c, err := api.NewClient(servers[0].URL+","+servers[1].URL, &signer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(first, second int) {
+		t.Helper()
+		if _, err := c.Slots(t.Context()); err != nil || asked[0] != first || asked[1] != second {
+			t.Errorf("asked %v times, want %d and %d, %v", asked, first, second, err)
+		}
+	}
+	ask(1, 0)
+	servers[0].Close()
+	ask(1, 1)
+	ask(1, 2)
+	servers[1].Close()
+	if _, err := c.Slots(t.Context()); pipefill.ErrorCode(err) != pipefill.CodeUnavailable {
+		t.Errorf("none is left: %v", err)
+	}
+	if _, err := api.NewClient(servers[0].URL+",nonsense", &signer{}); pipefill.ErrorCode(err) != pipefill.CodeInvalid {
+		t.Errorf("%v", err)
+	}
+}

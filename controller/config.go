@@ -52,7 +52,8 @@ type Config struct {
 	DeviceHourPrice float64 `yaml:"device_hour_price"`
 	Currency        string  `yaml:"currency"`
 
-	level slog.Level
+	standby bool // of the command line
+	level   slog.Level
 }
 
 // defaultConfig is what a file may leave out.

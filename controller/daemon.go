@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"pipefill"
+	"pipefill/controller/lease"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 	"pipefill/metrics"
@@ -60,11 +61,22 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return pipefill.Errorf(pipefill.CodeUnavailable, "state_dir: %w", err)
 	}
+	go watchdog(ctx, log)
+	if cfg.standby {
+		notify(ctx, log, daemon.SdNotifyReady)
+	}
+	held, err := lease.Take(ctx, cfg.StateDir, cfg.standby, log)
+	if err != nil || held == nil {
+		return err
+	}
 	st, err := store.Open(ctx, cfg.StateDir, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
+	if err := st.Own(ctx, held.Generation()); err != nil {
+		return err
+	}
 	if st.Zone, err = cfg.zone(); err != nil {
 		return err
 	}
@@ -75,12 +87,12 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return err
 	}
 	c := New(cfg, st, client, log, now)
-	c.tallies = counts
+	c.tallies, c.mayAct = counts, held.Held
 	server := &http.Server{
 		Handler: NewServer(c, munge.New(cfg.MungeSocket), log), ConnContext: WithPeer,
 		ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return serve(ctx, cfg, c, server, log)
+	return serve(ctx, cfg, c, held, server, log)
 }
 
 // options reads the command line; only is true where that was all to do.
@@ -90,6 +102,7 @@ func options(args []string, stdout, stderr io.Writer) (cfg Config, only bool, er
 	path := flags.String("config", "/etc/pipefill/pipefillctld.yaml", "configuration file")
 	check := flags.Bool("check", false, "check the configuration and exit")
 	version := flags.Bool("version", false, "print the version and exit")
+	standby := flags.Bool("standby", false, "where another pipefillctld has the state_dir, wait for its end and take over")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return cfg, true, err
@@ -104,11 +117,12 @@ func options(args []string, stdout, stderr io.Writer) (cfg Config, only bool, er
 		return cfg, true, err
 	}
 	cfg, err = LoadConfig(*path)
+	cfg.standby = *standby
 	return cfg, *check, err
 }
 
 // serve listens, looks, and ends in reverse.
-func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, log *slog.Logger) error {
+func serve(ctx context.Context, cfg Config, c *Controller, held *lease.Lease, server *http.Server, log *slog.Logger) error {
 	listeners, err := listen(ctx, cfg)
 	if err != nil {
 		return err
@@ -127,11 +141,16 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 			log.WarnContext(ctx, "metrics are not served any more", "err", err)
 		}
 	}()
-	failed := make(chan error, len(listeners)+1)
+	failed := make(chan error, len(listeners)+2)
 	for _, l := range listeners {
 		go func() { failed <- server.Serve(l) }()
 	}
-	go func() { failed <- c.Run(ctx) }()
+	running := make(chan struct{})
+	go func() {
+		defer close(running)
+		failed <- c.Run(ctx)
+	}()
+	go func() { failed <- held.Keep(ctx) }()
 	// Before anybody is told that we are there: until then SIGHUP ends us.
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -139,7 +158,6 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 	go c.onHangup(ctx, hangup)
 	log.InfoContext(ctx, "ready", "version", pipefill.Version(), "cluster", cfg.Cluster, "socket", cfg.Socket, "listen", cfg.Listen)
 	notify(ctx, log, daemon.SdNotifyReady)
-	go watchdog(ctx, log)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -151,7 +169,13 @@ func serve(ctx context.Context, cfg Config, c *Controller, server *http.Server, 
 	notify(context.WithoutCancel(ctx), log, daemon.SdNotifyStopping)
 	drain, stop := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 	defer stop()
-	return errors.Join(err, server.Shutdown(drain))
+	err = errors.Join(err, server.Shutdown(drain))
+	select {
+	case <-running: // nothing acts any more: the next may begin
+		return errors.Join(err, held.Release())
+	case <-drain.Done():
+		return err
+	}
 }
 
 // listen opens the socket, in place of a dead one, and the TCP port if there is

@@ -186,7 +186,7 @@ func TestServer_SlotsShowStrangersNoJobsOfOthers(t *testing.T) {
 func TestServer_MistakesAreNamed(t *testing.T) {
 	d := newDesk(t)
 	for _, c := range []struct{ method, uri, body, want string }{
-		{"POST", "/v1/jobs/100/priority", `{"priority": 5, "nice": 1}`, `unknown object member"nice"`},
+		{"POST", "/v1/jobs/100/priority", `{"priority": 5, "nice": 1}`, `unknown object member name`},
 		{"POST", "/v1/jobs/100/priority", `{"priority": 5} {}`, "after top-level value"},
 		{"POST", "/v1/jobs/100/priority", `{"priority": 5000000}`, "priority: write -1000000 to 1000000"},
 		{"POST", "/v1/jobs/100/explode", `{}`, `"explode": write hold, release, cancel or priority`},

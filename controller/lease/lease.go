@@ -5,15 +5,15 @@
 //
 // The directory may be on NFS or another shared file system: no lock is relied
 // on, and no two hosts' clocks are compared. The holder writes a record with a
-// counter every Beat. Another controller watches the counter by its own clock:
-// one that has not moved for Takeover is dead, or cut off from the directory. A
+// counter every two seconds. Another controller watches the counter by its own clock:
+// one that has not moved for twenty is dead, or cut off from the directory. A
 // holder of this same kernel is looked up among its processes instead, so that a
 // controller that was killed is followed at once. Who takes over makes the claim
 // of the next generation, by a hard link, which one of several wins; and the
 // generation goes into the database, where every write checks it (store.Own).
 //
 // The holder that cannot write its record stops acting before another may start:
-// after Fence, by a clock that goes on while the machine sleeps.
+// after twelve, by a clock that goes on while the machine sleeps.
 package lease
 
 import (
@@ -35,13 +35,11 @@ import (
 	"pipefill"
 )
 
-// How long things take. A holder has stopped acting for Takeover - Fence before
-// another begins.
-const (
-	Beat     = 2 * time.Second
-	Fence    = 12 * time.Second
-	Takeover = 20 * time.Second
-)
+// times are how long things take. A holder has stopped acting for takeover -
+// fence before another begins.
+type times struct{ beat, fence, takeover time.Duration }
+
+var usual = times{beat: 2 * time.Second, fence: 12 * time.Second, takeover: 20 * time.Second}
 
 const (
 	leaseFile   = "controller.lease"
@@ -66,6 +64,8 @@ type holder struct {
 
 // Lease is held until it is lost or released. It is safe for concurrent use.
 type Lease struct {
+	times
+
 	dir string
 	log *slog.Logger
 
@@ -76,13 +76,18 @@ type Lease struct {
 }
 
 // Take makes this process the holder. Where another lives, it waits for its end
-// if standby is set, and else returns a conflict that names it.
+// if standby is set, and else returns a conflict that names it. nil, without an
+// error, is for a ctx that ended meanwhile.
 func Take(ctx context.Context, dir string, standby bool, log *slog.Logger) (*Lease, error) {
+	return take(ctx, dir, standby, usual, log)
+}
+
+func take(ctx context.Context, dir string, standby bool, t times, log *slog.Logger) (*Lease, error) {
 	self, err := thisProcess()
 	if err != nil {
 		return nil, err
 	}
-	l := &Lease{dir: dir, log: log, mine: record{holder: self}}
+	l := &Lease{dir: dir, times: t, log: log, mine: record{holder: self}}
 	told := false
 	var w watch
 	for {
@@ -96,7 +101,8 @@ func Take(ctx context.Context, dir string, standby bool, log *slog.Logger) (*Lea
 				return nil, err
 			}
 			if won {
-				return l, l.renew()
+				err := l.renew()
+				return l, errors.Join(err, l.sweep())
 			}
 			w = watch{} // somebody else was first
 			continue
@@ -110,8 +116,8 @@ func Take(ctx context.Context, dir string, standby bool, log *slog.Logger) (*Lea
 		}
 		select {
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(Beat / 4):
+			return nil, nil //nolint:nilnil // told to end while it waited
+		case <-time.After(t.beat / 4):
 		}
 		if !standby && w.moved {
 			return nil, conflict(dir, state)
@@ -171,7 +177,7 @@ func (l *Lease) look(w *watch) (*record, error) {
 	case alive:
 		return held, nil
 	}
-	if now-w.since >= Takeover {
+	if now-w.since >= l.takeover {
 		return nil, nil //nolint:nilnil // nobody that lives
 	}
 	return held, nil
@@ -263,7 +269,7 @@ func (l *Lease) renew() error {
 
 // Keep renews the lease until ctx ends, which is nil, or it is lost.
 func (l *Lease) Keep(ctx context.Context) error {
-	ticker := time.NewTicker(Beat)
+	ticker := time.NewTicker(l.beat)
 	defer ticker.Stop()
 	for {
 		select {
@@ -285,8 +291,8 @@ func (l *Lease) Keep(ctx context.Context) error {
 func (l *Lease) Held() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lost == nil && boottime()-l.at > Fence {
-		l.lost = pipefill.Errorf(pipefill.CodeUnavailable, "no heartbeat was written for %s: another pipefillctld may have taken over", Fence)
+	if l.lost == nil && boottime()-l.at > l.fence {
+		l.lost = pipefill.Errorf(pipefill.CodeUnavailable, "no heartbeat was written for %s: another pipefillctld may have taken over", l.fence)
 	}
 	return l.lost
 }

@@ -164,15 +164,16 @@ func (r *rows) add(other *rows) {
 
 // owned refuses to write to a database that another controller has taken over.
 func (s *Store) owned(ctx context.Context, tx *sql.Tx) error {
-	if s.generation == 0 {
+	mine := s.generation.Load()
+	if mine == 0 {
 		return nil
 	}
 	var now int64
 	if err := tx.QueryRowContext(ctx, "SELECT generation FROM controller").Scan(&now); err != nil {
 		return fmt.Errorf("whose database is it: %w", err)
 	}
-	if now != s.generation {
-		return pipefill.Errorf(pipefill.CodeConflict, "another pipefillctld (generation %d, this one %d) has taken the database over", now, s.generation)
+	if now != mine {
+		return pipefill.Errorf(pipefill.CodeConflict, "another pipefillctld (generation %d, this one %d) has taken the database over", now, mine)
 	}
 	return nil
 }
@@ -192,7 +193,7 @@ func (s *Store) Own(ctx context.Context, generation int64) error {
 		return pipefill.Errorf(pipefill.CodeConflict, "the database has seen a later pipefillctld than generation %d", generation)
 	})
 	if err == nil {
-		s.generation = generation
+		s.generation.Store(generation)
 	}
 	return err
 }

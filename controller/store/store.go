@@ -11,10 +11,12 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 
 	"pipefill"
 	schema "pipefill/sql"
@@ -36,7 +38,7 @@ type Store struct {
 	OnChange func(Change)
 
 	index      *index
-	generation int64 // of Own; 0: not asked for
+	generation atomic.Int64 // of Own; 0: not asked for
 	requests   chan *request
 	once       sync.Once
 	closing    chan struct{}
@@ -51,14 +53,42 @@ const pragmas = "?_txlock=immediate&_busy_timeout=5000&_foreign_keys=on&_journal
 // Open opens or makes dir/queue.db and brings it to this program's schema. A
 // database of a newer program is refused and left alone.
 func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
+	return open(ctx, dir, shared(dir), log)
+}
+
+// shared tells whether a folder is on a file system of several hosts. There
+// SQLite's index of the write-ahead log, which is shared memory, is of no use:
+// one connection has the file to itself.
+func shared(dir string) bool {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return false // Open will say it
+	}
+	const lustre, gpfs, beegfs, ocfs2, gfs2 = 0x0bd00bd0, 0x47504653, 0x19830326, 0x7461636f, 0x01161970
+	switch int64(fs.Type) { //nolint:unconvert // int32 on other machines
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC,
+		lustre, gpfs, beegfs, ocfs2, gfs2:
+		return true
+	}
+	return false
+}
+
+func open(ctx context.Context, dir string, shared bool, log *slog.Logger) (*Store, error) {
 	path := filepath.Join(dir, "queue.db")
-	writer, err := sql.Open("sqlite3", "file:"+path+pragmas)
+	options := pragmas
+	if shared {
+		options += "&_locking_mode=EXCLUSIVE"
+	}
+	writer, err := sql.Open("sqlite3", "file:"+path+options)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	writer.SetMaxOpenConns(1)
 	if err := migrate(ctx, writer, path, log); err != nil {
 		return nil, errors.Join(err, writer.Close())
+	}
+	if shared {
+		return start(ctx, writer, writer)
 	}
 	reader, err := sql.Open("sqlite3", "file:"+path+pragmas+"&_query_only=true")
 	if err != nil {
