@@ -52,8 +52,9 @@ type Config struct {
 	DeviceHourPrice float64 `yaml:"device_hour_price"`
 	Currency        string  `yaml:"currency"`
 
-	standby bool // of the command line
-	level   slog.Level
+	standby  bool         // of the command line
+	policies schedule.Set // read before; nil: they are read
+	level    slog.Level
 }
 
 // defaultConfig is what a file may leave out.

@@ -18,7 +18,10 @@ import (
 // newScheduler returns the scheduler of a configuration. What became of the
 // site's policies since it was checked keeps nobody from starting.
 func (c *Controller) newScheduler() *schedule.Scheduler {
-	policies, err := schedule.Load(c.cfg.PolicyDir)
+	policies, err := c.cfg.policies, error(nil)
+	if policies == nil {
+		policies, err = schedule.Load(c.cfg.PolicyDir)
+	}
 	policy := policies[c.cfg.Policy]
 	if err == nil && policy == nil {
 		err = pipefill.Errorf(pipefill.CodeInvalid, "there is no policy %s", c.cfg.Policy)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/schedule"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
@@ -38,15 +40,41 @@ type world struct {
 
 	slurmFails  float64 // chance that a call fails, half of them after it did its work
 	answersLost float64
+
+	// Of faults_test.go.
+	memory    bool              // the database is in memory
+	violated  map[string]string // invariant -> how; nil: a violation fails the test
+	bug       string            // seeded into the world or what it stands for
+	skewMs    int64             // the controller's clock against all others
+	lateCalls []func()          // commands that failed, and are done after all
+	lateSyncs []api.NodeSync    // messages on their way
+	callsLate float64
+	syncsLate float64
+	jobOf     map[int64]int64 // assignment -> job that attached by it
+	mainless  map[int64]int64 // assignment -> since when it runs without a main job, s
+}
+
+// builtin are the policies, compiled once: a world starts many controllers.
+var builtin = sync.OnceValue(schedule.Builtin)
+
+// violate notes that what must always be true is not.
+func (w *world) violate(invariant, format string, args ...any) {
+	w.t.Helper()
+	if w.violated == nil {
+		w.t.Errorf(invariant+": "+format, args...)
+		return
+	}
+	w.violated[invariant] = fmt.Sprintf(format, args...)
 }
 
 type worldJob struct {
 	slurm.Job
-	workS     int  // device seconds it takes
-	once      bool // --no-requeue
-	doneS     int  // in this attempt
-	started   int  // attempts that ran
-	completed int  // attempts that ran to their end
+	workS     int    // device seconds it takes
+	once      bool   // --no-requeue
+	doneS     int    // in this attempt
+	started   int    // attempts that ran
+	completed int    // attempts that ran to their end
+	on        string // the node where its script runs; ""
 }
 
 type worldNode struct {
@@ -59,6 +87,7 @@ type worldNode struct {
 	seen    int64
 	usage   []pipefill.Usage
 	seq     int64
+	syncs   int64
 	charged map[int64]int64 // assignment -> ns, all that the ledger ever held
 	wants   *worldJob
 	mains   map[int64]int64 // assignment -> main job
@@ -70,7 +99,7 @@ var (
 )
 
 func newWorld(t *testing.T, seed uint64, jobs int) *world {
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), nowS: 1_000_000, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), nowS: 1_000_000, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}, jobOf: map[int64]int64{}}
 	for i := range 2 {
 		name := fmt.Sprintf("n%d", i)
 		n := &worldNode{name: name, orders: map[int64]pipefill.Assignment{}, records: map[int64]api.NodeAssignment{}, charged: map[int64]int64{}, mains: map[int64]int64{}}
@@ -94,21 +123,28 @@ func (w *world) ms() int64 { return w.nowS * 1000 }
 
 // boot starts the controller on the database as it is.
 func (w *world) boot() {
-	if w.store != nil {
+	log := slog.New(slog.DiscardHandler)
+	var st *store.Store
+	var err error
+	switch {
+	case w.memory:
+		st, err = w.store.Again(w.t.Context())
+	case w.store != nil:
 		if err := w.store.Close(); err != nil {
 			w.t.Fatal(err)
 		}
+		fallthrough
+	default:
+		st, err = store.Open(w.t.Context(), w.dir, log)
 	}
-	log := slog.New(slog.DiscardHandler)
-	st, err := store.Open(w.t.Context(), w.dir, log)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	st.OnWrite = w.onWrite
 	w.store, w.dead = st, false
 	cfg := defaultConfig()
-	cfg.Cluster = "test"
-	w.ctl = New(cfg, st, w, log, func() time.Time { return time.UnixMilli(w.ms()) })
+	cfg.Cluster, cfg.policies = "test", builtin()
+	w.ctl = New(cfg, st, w, log, func() time.Time { return time.UnixMilli(w.ms() + w.skewMs) })
 	w.ctl.dispatcher.inline = true
 	w.ctl.dispatcher.rate.SetLimit(rate.Inf)
 }
@@ -150,6 +186,9 @@ func (w *world) List(context.Context, []string, time.Time) (slurm.Listing, error
 	}
 	var l slurm.Listing
 	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
+		if w.bug == "a listing is cut short and taken whole" && w.rng.IntN(20) == 0 {
+			break
+		}
 		l.Jobs = append(l.Jobs, w.jobs[id].Job)
 	}
 	return l, nil
@@ -164,7 +203,7 @@ func (w *world) Read(_ context.Context, id int64) (slurm.Listing, error) {
 	switch {
 	case !works || err != nil:
 		return slurm.Listing{}, errors.Join(err, w.alive())
-	case w.jobs[id] == nil:
+	case w.jobs[id] == nil || w.bug == "a listing is cut short and taken whole":
 		return slurm.Listing{}, pipefill.Errorf(pipefill.CodeNotFound, "no job %d", id)
 	}
 	return slurm.Listing{Jobs: []slurm.Job{w.jobs[id].Job}}, nil
@@ -179,6 +218,14 @@ func (w *world) Nodes(context.Context) ([]slurm.Node, error) { return nil, w.ali
 func (w *world) change(id int64, allowed func(*worldJob) bool, do func(*worldJob)) error {
 	works, err := w.call()
 	j := w.jobs[id]
+	if err != nil && !w.dead && w.rng.Float64() < w.callsLate {
+		w.lateCalls = append(w.lateCalls, func() {
+			if allowed(j) {
+				do(j)
+			}
+		})
+		return err
+	}
 	if works && !allowed(j) {
 		return pipefill.Errorf(pipefill.CodeInvalid, "job %d is %s", id, j.State)
 	}
@@ -199,11 +246,12 @@ func (w *world) PinRelease(_ context.Context, id int64, node string) error {
 func (w *world) RequeueHold(_ context.Context, id int64) error {
 	// As the client does: it gives a job the right to be requeued first.
 	return w.change(id, func(*worldJob) bool { return true }, func(j *worldJob) {
-		if j.Pending() {
+		switch {
+		case j.Pending():
 			j.Held, j.PinnedNode = true, ""
-			return
+		case j.State != "COMPLETED": // that one the client leaves alone
+			w.requeue(j)
 		}
-		w.requeue(j)
 	})
 }
 
@@ -235,6 +283,12 @@ func (w *world) leaveNode(j *worldJob, outcome pipefill.Outcome, reason string) 
 	if n.wants == j {
 		n.wants = nil
 	}
+	if w.bug == "a requeued job runs on" && outcome != pipefill.OutcomeCompleted {
+		return
+	}
+	if w.bug != "processes outlive their job" {
+		j.on = ""
+	}
 	if r, ok := n.live(j); ok {
 		r.State, r.Outcome, r.Reason, r.EndedMs = pipefill.AssignmentEnded, outcome, reason, w.ms()
 		n.records[r.ID] = r
@@ -258,6 +312,9 @@ func (w *world) startMain(n *worldNode) {
 
 // evict ends the fill jobs of a main job that is gone; the daemon does it.
 func (w *world) evict(n *worldNode) {
+	if w.bug == "main jobs' ends go unseen" {
+		return
+	}
 	for id, r := range n.records {
 		if r.State == pipefill.AssignmentEnded || n.hasMain && n.mains[id] == n.main.Job.JobID {
 			continue
@@ -265,6 +322,7 @@ func (w *world) evict(n *worldNode) {
 		r.State, r.Outcome, r.Reason, r.EndedMs = pipefill.AssignmentEnded, pipefill.OutcomeEvicted, "the main job ended", w.ms()
 		n.records[id] = r
 		j := w.jobs[r.Job.JobID]
+		j.on = ""
 		if j.Running() && j.Restarts == r.Job.Restarts {
 			j.State, j.Signal, j.EndMs = "FAILED", 15, w.ms() // its script was told to end
 		}
@@ -280,7 +338,7 @@ func (w *world) second() {
 		case j.Pending() && !j.Held && j.PinnedNode != "":
 			j.State, j.Nodes, j.StartMs, j.doneS = "RUNNING", j.PinnedNode, w.ms(), 0
 		case j.Pending() && !j.Held:
-			w.t.Fatalf("job %d is free to run anywhere", id)
+			w.violate("pinned", "job %d is free to run anywhere", id)
 		}
 		if j.Running() {
 			w.run(j)
@@ -342,6 +400,8 @@ func (w *world) attach(n *worldNode, j *worldJob) {
 			n.records[id] = api.NodeAssignment{ID: id, Job: a.Job, Device: a.Device, State: pipefill.AssignmentAttached}
 			delete(n.orders, id)
 			j.started++
+			j.on = n.name
+			w.jobOf[id] = j.ID
 			return
 		}
 	}
@@ -364,9 +424,21 @@ func (w *world) sync(n *worldNode) {
 		key := pipefill.JobKey{Cluster: "test", JobID: n.wants.ID, Restarts: n.wants.Restarts}
 		state.WantsJob, n.wants = &key, nil
 	}
+	n.syncs++
+	state.Run, state.Seq = 1, n.syncs
+	if w.rng.Float64() < w.syncsLate {
+		w.lateSyncs = append(w.lateSyncs, state)
+		return
+	}
 	for range 1 + w.rng.IntN(2) { // a message may come twice
 		orders, err := w.ctl.Sync(w.t.Context(), state)
 		if err != nil || w.dead || w.rng.Float64() < w.answersLost {
+			if w.bug == "usage is numbered anew" {
+				for i := range n.usage {
+					n.seq++
+					n.usage[i].Seq = n.seq
+				}
+			}
 			continue
 		}
 		n.obey(orders)
@@ -442,7 +514,7 @@ func (w *world) settle() {
 	for _, j := range w.jobs {
 		w.t.Logf("job %+v", *j)
 	}
-	w.t.Fatal("the jobs have not ended after 3000 s")
+	w.violate("lost", "the jobs have not ended after 3000 s")
 }
 
 // quiet tells whether the nodes have nothing left to tell.
@@ -480,20 +552,20 @@ func (w *world) check() {
 		}
 		switch {
 		case counted > 1 || j.completed > 1:
-			w.t.Errorf("job %d: %d attempts count as completed, %d ran to the end", id, counted, j.completed)
+			w.violate("twice", "job %d: %d attempts count as completed, %d ran to the end", id, counted, j.completed)
 		case (j.completed == 1) != (row.Outcome == pipefill.OutcomeCompleted):
-			w.t.Errorf("job %d: ran to the end %d times, the queue says %q (%s)", id, j.completed, row.Outcome, row.Reason)
+			w.violate("lost", "job %d: ran to the end %d times, the queue says %q (%s)", id, j.completed, row.Outcome, row.Reason)
 		case !j.once && j.completed != 1:
-			w.t.Errorf("job %d: ended as %q (%s), Slurm says %s", id, row.Outcome, row.Reason, j.State)
+			w.violate("lost", "job %d: ended as %q (%s), Slurm says %s", id, row.Outcome, row.Reason, j.State)
 		case j.once && j.started > 1:
-			w.t.Errorf("job %d: --no-requeue, started %d times", id, j.started)
+			w.violate("twice", "job %d: --no-requeue, started %d times", id, j.started)
 		}
 		var charged int64
 		for _, a := range attempts {
 			charged += w.nodes[a.Node].charged[a.ID]
 		}
 		if row.DeviceMs != charged/1e6 {
-			w.t.Errorf("job %d: %d ms counted, %d ms ran", id, row.DeviceMs, charged/1e6)
+			w.violate("usage", "job %d: %d ms counted, %d ms ran", id, row.DeviceMs, charged/1e6)
 		}
 	}
 }
