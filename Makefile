@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-gpu faultpoint go-binaries clean
+.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-faults check-gpu faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
@@ -70,6 +70,7 @@ policies:
 check-go:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
+	$(GO) test -count=1 -timeout 10m -run TestFaults ./controller
 
 check-py: all
 	$(if $(wildcard engine/tests/test_*.py),PYTHONPATH=engine $(PYTHON) -m unittest discover -s engine/tests)
@@ -82,6 +83,13 @@ faultpoint: all
 
 check-slurm: all faultpoint $(BUILD)/tests/probe_plugin.so
 	$(if $(wildcard test/slurm/*_test.go),test/run-slurm)
+
+# 50 rounds of kill -9 on a real private cluster (make test has 5), half an hour, and 100,000 schedules of the model.
+ROUNDS ?= 50
+SCHEDULES ?= 100000
+check-faults: all
+	PIPEFILL_SCHEDULES=$(SCHEDULES) $(GO) test -count=1 -timeout 60m -v -run TestFaults ./controller
+	PIPEFILL_ROUNDS=$(ROUNDS) $(GO) test -tags slurm -count=1 -timeout 60m -v -run TestChaos ./test/slurm
 
 # A short demo, whose report is then computed a second time.
 check-demo: all

@@ -2,12 +2,15 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -218,6 +221,9 @@ func (w *world) Nodes(context.Context) ([]slurm.Node, error) { return nil, w.ali
 func (w *world) change(id int64, allowed func(*worldJob) bool, do func(*worldJob)) error {
 	works, err := w.call()
 	j := w.jobs[id]
+	if j == nil && err == nil {
+		return pipefill.Errorf(pipefill.CodeNotFound, "no job %d", id)
+	}
 	if err != nil && !w.dead && w.rng.Float64() < w.callsLate {
 		w.lateCalls = append(w.lateCalls, func() {
 			if allowed(j) {
@@ -227,7 +233,7 @@ func (w *world) change(id int64, allowed func(*worldJob) bool, do func(*worldJob
 		return err
 	}
 	if works && !allowed(j) {
-		return pipefill.Errorf(pipefill.CodeInvalid, "job %d is %s", id, j.State)
+		return pipefill.Errorf(pipefill.CodeConflict, "job %d is %s", id, j.State)
 	}
 	if works {
 		do(j)
@@ -240,7 +246,11 @@ func (w *world) Hold(_ context.Context, id int64) error {
 }
 
 func (w *world) PinRelease(_ context.Context, id int64, node string) error {
-	return w.change(id, func(j *worldJob) bool { return j.Pending() }, func(j *worldJob) { j.Held, j.PinnedNode = false, node })
+	return w.change(id, func(j *worldJob) bool { return j.Pending() || j.Running() && j.Nodes == node }, func(j *worldJob) {
+		if j.Pending() {
+			j.Held, j.PinnedNode = false, node
+		}
+	})
 }
 
 func (w *world) RequeueHold(_ context.Context, id int64) error {
@@ -256,10 +266,13 @@ func (w *world) RequeueHold(_ context.Context, id int64) error {
 }
 
 func (w *world) Cancel(_ context.Context, id int64) error {
+	if w.jobs[id] == nil {
+		return w.alive()
+	}
 	return w.change(id, func(*worldJob) bool { return true }, func(j *worldJob) {
 		if !j.Ended() {
 			w.leaveNode(j, pipefill.OutcomeFailed, "ended by signal 15")
-			j.State, j.EndMs = "CANCELLED", w.ms()
+			j.State, j.Held, j.EndMs = "CANCELLED", false, w.ms()
 		}
 	})
 }
@@ -329,14 +342,22 @@ func (w *world) evict(n *worldNode) {
 	}
 }
 
+// start lets Slurm start a job that was released.
+func (w *world) start(j *worldJob) bool {
+	if !j.Pending() || j.Held || j.PinnedNode == "" {
+		return false
+	}
+	j.State, j.Nodes, j.StartMs, j.doneS = "RUNNING", j.PinnedNode, w.ms(), 0
+	return true
+}
+
 // second lets everything happen that happens by itself.
 func (w *world) second() {
 	w.nowS++
 	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
 		j := w.jobs[id]
 		switch {
-		case j.Pending() && !j.Held && j.PinnedNode != "":
-			j.State, j.Nodes, j.StartMs, j.doneS = "RUNNING", j.PinnedNode, w.ms(), 0
+		case w.start(j):
 		case j.Pending() && !j.Held:
 			w.violate("pinned", "job %d is free to run anywhere", id)
 		}
@@ -566,6 +587,48 @@ func (w *world) check() {
 		}
 		if row.DeviceMs != charged/1e6 {
 			w.violate("usage", "job %d: %d ms counted, %d ms ran", id, row.DeviceMs, charged/1e6)
+		}
+	}
+}
+
+// The model answers as a real Slurm did (test/slurm/transcript_test.go).
+func TestWorld_AnswersAsSlurmDid(t *testing.T) {
+	text, err := os.ReadFile("testdata/transcript.slurm-22.05.8.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type outcome struct {
+		Job, Do, State, Pinned string
+		Code                   pipefill.Code
+		Held                   bool
+		Restarts               int
+	}
+	var said []outcome
+	if err := json.Unmarshal(text, &said); err != nil || len(said) < 20 {
+		t.Fatal(len(said), err)
+	}
+	w := newWorld(t, 1, 4)
+	ids := map[string]int64{"long": 100, "short": 101, "once": 102, "waits": 103, "unknown": 9999}
+	for i, want := range said {
+		id := ids[want.Job]
+		do, node, _ := strings.Cut(want.Do, " ")
+		err := map[string]func() error{
+			"submit":  func() error { return nil },
+			"hold":    func() error { return w.Hold(t.Context(), id) },
+			"requeue": func() error { return w.RequeueHold(t.Context(), id) },
+			"cancel":  func() error { return w.Cancel(t.Context(), id) },
+			"pin":     func() error { return w.PinRelease(t.Context(), id, node) },
+			"read":    func() error { _, err := w.Read(t.Context(), id); return err },
+		}[do]()
+		got := outcome{Job: want.Job, Do: want.Do, Code: pipefill.ErrorCode(err)}
+		if j := w.jobs[id]; j != nil {
+			if w.start(j) && want.Job == "short" { // its script is over at once
+				j.State = "COMPLETED"
+			}
+			got.State, got.Held, got.Pinned, got.Restarts = j.State, j.Held, j.PinnedNode, j.Restarts
+		}
+		if got != want {
+			t.Errorf("step %d: the model says %+v, Slurm said %+v", i, got, want)
 		}
 	}
 }

@@ -25,7 +25,7 @@ const (
 	scaleNodes   = 1024
 	scaleDevices = 8
 	scaleEvery   = 5 * time.Second // between a node's reports
-	scaleSteady  = 60 * time.Second
+	scaleSteady  = 30 * time.Second
 
 	memoryTarget  = 512.0 // MB
 	reportTarget  = 10.0  // % of a core
@@ -267,7 +267,16 @@ func (s *scaleRun) share(ctx context.Context, d time.Duration) (percent float64,
 }
 
 func (s *scaleRun) steady(ctx context.Context) error {
-	if err := s.pause(ctx, 2*scaleEvery); err != nil {
+	// The last of what was done to Slurm is listed first.
+	lists := -1
+	err := s.until(ctx, 2*time.Minute, "an end of listings", func() (bool, error) {
+		s.slurm.mu.Lock()
+		before, now := lists, s.slurm.lists
+		lists = now
+		s.slurm.mu.Unlock()
+		return now == before, s.pause(ctx, 2*scaleEvery)
+	})
+	if err != nil {
 		return err
 	}
 	percent, reports, err := s.share(ctx, scaleSteady)
@@ -308,7 +317,7 @@ func (s *scaleRun) busy(ctx context.Context) error {
 // order.
 func (s *scaleRun) freed(ctx context.Context) error {
 	var ms []float64
-	for i := range 100 {
+	for i := range 60 {
 		n := s.fleet.nodes[(i*37)%scaleNodes]
 		begin := s.now()
 		n.enable(0, true)
@@ -345,7 +354,7 @@ func (s *scaleRun) order(ctx context.Context, node string, limit time.Duration) 
 
 func (s *scaleRun) restart(ctx context.Context) error {
 	var seconds []float64
-	for i := range 5 {
+	for i := range 3 {
 		if err := s.ctld.Process.Signal(syscall.SIGKILL); err != nil {
 			return err
 		}
