@@ -194,3 +194,26 @@ while True: x[::4096] = x[::4096]"`)
 		t.Errorf("%q", a.Reason)
 	}
 }
+
+// The library that jobs of mode launch are started with is the switch of the
+// mode: nobody else hears of it, and without it none is let in.
+func TestNode_ModeLaunch(t *testing.T) {
+	n, _, f, _ := gpuNode(t, pipefill.ModeLaunch)
+	main := n.mains[100]
+	main.devices[0].fill = nil
+	a := f.rec.Assignment
+	a.ID, a.Job.JobID = 8, 201
+	if _, err := n.startFill(a, "batch", ""); !errors.Is(err, errNoSlot) || n.mainDevices(main)[0].Launches {
+		t.Errorf("without launch_library: %v", err)
+	}
+	n.cfg.LaunchLib = "/lib/libpipefill_launch.so"
+	if !n.mainDevices(main)[0].Launches {
+		t.Error("with launch_library the slot does not say so")
+	}
+	for mode, want := range map[pipefill.Mode]bool{pipefill.ModeLaunch: true, pipefill.ModeChunked: false, pipefill.ModeSignal: false} {
+		a.Mode = mode
+		if got := strings.Contains(fmt.Sprint(n.cfg.fillReply(a)), n.cfg.LaunchLib); got != want {
+			t.Errorf("mode %s is told of the library: %v", mode, got)
+		}
+	}
+}

@@ -55,14 +55,7 @@ func (n *node) attachVerb(ctx context.Context, r request) (reply, error) {
 		if err != nil || a == nil {
 			return answer, err
 		}
-		keys := []string{
-			"assignment", strconv.FormatInt(a.ID, 10), "device", string(a.Device), "mode", string(a.Mode),
-			"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", n.cfg.RunDir,
-		}
-		if a.Mode == pipefill.ModeLaunch {
-			keys = append(keys, "preload", n.cfg.LaunchLib)
-		}
-		return ok(keys...), nil
+		return n.cfg.fillReply(*a), nil
 	case "task":
 		return n.verbTask(key, uid, r.message)
 	case "leave":
@@ -71,6 +64,18 @@ func (n *node) attachVerb(ctx context.Context, r request) (reply, error) {
 		return n.verbEpilog(ctx, key, uid)
 	}
 	return reply{}, pipefill.Errorf(pipefill.CodeInvalid, "unknown verb %q: the plugin is of another release", r.verb)
+}
+
+// fillReply tells the plugin what a fill job is to run with.
+func (c *config) fillReply(a pipefill.Assignment) reply {
+	keys := []string{
+		"assignment", strconv.FormatInt(a.ID, 10), "device", string(a.Device), "mode", string(a.Mode),
+		"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", c.RunDir,
+	}
+	if a.Mode == pipefill.ModeLaunch {
+		keys = append(keys, "preload", c.LaunchLib)
+	}
+	return ok(keys...)
 }
 
 // job reads who a message is about. restarts is absent where it cannot matter.
