@@ -14,7 +14,7 @@ import (
 
 // candidate decides whether a job waits for a slot, and tells the scheduler.
 // The mirror's mutex is held.
-func (c *Controller) candidate(number int64, nowMs int64) {
+func (c *Controller) candidate(number, nowMs int64) {
 	row := c.store.Open(c.cfg.Cluster, number)
 	word := c.mirror.jobs[number]
 	delete(c.later, number)

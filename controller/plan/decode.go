@@ -119,7 +119,7 @@ func (p *parser) value(depth int) (*node, error) {
 	n := &node{line: p.line}
 	switch t := token.(type) {
 	case json.Delim:
-		n.kind = byte(t)
+		n.kind = string(t)[0]
 		return n, p.members(n, depth)
 	case string:
 		n.kind, n.text = 's', t

@@ -176,3 +176,53 @@ func FuzzDecodeCycle(f *testing.F) {
 		}
 	})
 }
+
+const goodPlan = `{"version": 1, "samples_per_cycle": 34.5, "samples_per_second": 345, "period_cycles": 2, "jobs": ["a"],
+"main_offload": [{"name": "optimizer", "bytes": 5, "out_bubble": 0, "in_bubble": 4}],
+"chunks": [{"cycle": 1, "bubble": 4, "device": 0, "job": "a", "config": 2, "first_op": 3, "op_count": 40, "time_ns": 5, "peak_bytes": 6}]}`
+
+func TestDecode(t *testing.T) {
+	p, err := plan.Decode(strings.NewReader(goodPlan), "plan.json")
+	want := plan.Plan{
+		Version: 1, SamplesPerCycle: 34.5, SamplesPerSecond: 345, PeriodCycles: 2, Jobs: []string{"a"},
+		MainOffload: []plan.MainOffload{{Name: "optimizer", Bytes: 5, InBubble: 4}},
+		Chunks:      []plan.Chunk{{Cycle: 1, Bubble: 4, Job: "a", Config: 2, FirstOp: 3, OpCount: 40, TimeNs: 5, PeakBytes: 6}},
+	}
+	if diff := cmp.Diff(want, p); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	for _, tc := range []struct{ old, with, says string }{
+		{`"samples_per_cycle": 34.5`, `"samples_per_cycle": -1`, "plan.json: line 1: samples_per_cycle is -1: it must be a number, 0 or more"},
+		{`"samples_per_cycle": 34.5`, `"samples_per_cycle": 1e999`, "plan.json: line 1: samples_per_cycle is 1e999: it must be a number, 0 or more"},
+		{`"cycle": 1`, `"cycle": 2`, "plan.json: line 3: chunks[0].cycle is 2: it must be below period_cycles, 2"},
+		{`"job": "a"`, `"job": "b"`, `plan.json: line 3: chunks[0].job is "b", which is none of jobs`},
+		{`"op_count": 40`, `"op_count": 0`, "plan.json: line 3: chunks[0].op_count is 0: it must be a whole number from 1 to 2305843009213693951"},
+		{`"in_bubble": 4`, `"in_bubble": 4.5`, "plan.json: line 2: main_offload[0].in_bubble is 4.5: it must be a whole number from 0 to 2147483647"},
+	} {
+		_, err := plan.Decode(strings.NewReader(strings.Replace(goodPlan, tc.old, tc.with, 1)), "plan.json")
+		if err == nil || err.Error() != tc.says || pipefill.ErrorCode(err) != pipefill.CodeInvalid {
+			t.Errorf("%q -> %q:\n%v\nwant\n%s", tc.old, tc.with, err, tc.says)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(goodPlan))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := plan.Decode(bytes.NewReader(text), "f")
+		if err != nil {
+			if pipefill.ErrorCode(err) != pipefill.CodeInvalid || !strings.HasPrefix(err.Error(), "f: ") {
+				t.Fatalf("%v", err)
+			}
+			return
+		}
+		var again bytes.Buffer
+		if err := p.Encode(&again); err != nil {
+			t.Fatal(err)
+		}
+		q, err := plan.Decode(&again, "f")
+		if diff := cmp.Diff(p, q); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	})
+}

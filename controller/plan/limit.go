@@ -123,9 +123,9 @@ func (l *Limit) ofOp(config *Config, op int, bubbles []pipefill.Bubble) *Limit {
 // cannotFit says why no configuration runs: the one nearest to it first.
 func cannotFit(profiles []Profile, c pipefill.BubbleCycle) error {
 	var limits []*Limit
-	for i := range profiles {
-		for k := range profiles[i].Configs {
-			if l := limitOf(profiles[i].Name, &profiles[i].Configs[k], k, c); l != nil {
+	for _, p := range profiles {
+		for k := range p.Configs {
+			if l := limitOf(p.Name, &p.Configs[k], k, c); l != nil {
 				limits = append(limits, l)
 			}
 		}

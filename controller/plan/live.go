@@ -1,6 +1,9 @@
 package plan
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // cuts are where the chunks of a configuration with live bytes may end, and
 // what that costs.
@@ -37,7 +40,7 @@ func proportion(a, b, c int64) int64 {
 		return most
 	}
 	quotient, _ := bits.Div64(hi, lo, uint64(c)) //nolint:gosec // c is positive
-	return int64(min(quotient, most))            //nolint:gosec // at most most
+	return int64(min(quotient, most))
 }
 
 // cut is one way to go on: so many passes and ops, where to, and for how long.
@@ -136,16 +139,16 @@ func (s *search) evaluate() {
 		s.order = s.order[:0]
 		at := state
 		for s.mark[at] == 0 {
-			s.mark[at] = int32(state) + 1        //nolint:gosec // far fewer states
-			s.order = append(s.order, int32(at)) //nolint:gosec // far fewer states
+			s.mark[at] = int32(state) + 1
+			s.order = append(s.order, int32(at))
 			at, _, _ = s.next(at, s.choice[at])
 		}
-		if s.mark[at] == int32(state)+1 && len(s.order) > 0 { //nolint:gosec // far fewer states
+		if s.mark[at] == int32(state)+1 && len(s.order) > 0 {
 			s.closeCycle(at)
 		}
 		// Backwards from the cycle, or from what was evaluated before.
-		for i := len(s.order) - 1; i >= 0; i-- {
-			if at := int(s.order[i]); s.mark[at] > 0 {
+		for _, state := range slices.Backward(s.order) {
+			if at := int(state); s.mark[at] > 0 {
 				s.take(at)
 			}
 		}

@@ -203,7 +203,7 @@ func (m *mix) fill() {
 				m.labels = append(m.labels, label{way: -1})
 			}
 			if l := &m.labels[to]; !l.done || end.before(l.at) {
-				*l = label{at: end, way: int32(i), done: true} //nolint:gosec // at most mixWays
+				*l = label{at: end, way: int32(i), done: true}
 			}
 		}
 	}

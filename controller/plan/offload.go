@@ -33,7 +33,7 @@ func without(bubbles []pipefill.Bubble, s MainState, out, in int) []pipefill.Bub
 
 // offloaded moves main state away where that pays for itself: state after state,
 // the place that gives most, and none where nothing does.
-func offloaded(bubbles []pipefill.Bubble, states []MainState, value func([]pipefill.Bubble) float64, bound func([]pipefill.Bubble) float64) ([]pipefill.Bubble, []MainOffload) {
+func offloaded(bubbles []pipefill.Bubble, states []MainState, value, bound func([]pipefill.Bubble) float64) ([]pipefill.Bubble, []MainOffload) {
 	var chosen []MainOffload
 	now := value(bubbles)
 	for _, s := range states {

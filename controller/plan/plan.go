@@ -20,6 +20,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 )
 
 // Version is that of each of the three formats.
@@ -67,4 +69,58 @@ func (p Plan) Encode(w io.Writer) error {
 		return fmt.Errorf("write plan: %w", err)
 	}
 	return nil
+}
+
+// Decode reads a plan's file; name is the file's, for messages. Its errors are
+// pipefill.CodeInvalid and name line, place, value and rule. Whether it fits a
+// cycle and profiles is not looked at.
+func Decode(r io.Reader, name string) (Plan, error) {
+	d, root, err := parse(r, name, "a plan")
+	if err != nil {
+		return Plan{}, err
+	}
+	d.version(root)
+	o := d.object(root, "the plan", []string{"version", "samples_per_cycle", "samples_per_second", "period_cycles", "jobs", "chunks"}, []string{"main_offload"})
+	p := Plan{
+		Version: Version, SamplesPerCycle: d.number(o["samples_per_cycle"], "samples_per_cycle"),
+		SamplesPerSecond: d.number(o["samples_per_second"], "samples_per_second"),
+		PeriodCycles:     int(d.whole(o["period_cycles"], "period_cycles", 1, math.MaxInt32)),
+	}
+	for i, n := range d.list(o["jobs"], "jobs") {
+		p.Jobs = append(p.Jobs, d.word(n, fmt.Sprintf("jobs[%d]", i), nil))
+	}
+	for i, n := range d.list(o["chunks"], "chunks") {
+		p.Chunks = append(p.Chunks, d.chunk(n, fmt.Sprintf("chunks[%d]", i), &p))
+	}
+	if n := o["main_offload"]; n != nil {
+		for i, n := range d.list(n, "main_offload") {
+			p.MainOffload = append(p.MainOffload, d.away(n, fmt.Sprintf("main_offload[%d]", i)))
+		}
+	}
+	return p, d.err
+}
+
+func (d *decoder) chunk(n *node, where string, p *Plan) Chunk {
+	f := d.object(n, where, []string{"cycle", "bubble", "device", "job", "config", "first_op", "op_count", "time_ns", "peak_bytes"}, nil)
+	index := func(key string) int { return int(d.whole(f[key], where+"."+key, 0, math.MaxInt32)) }
+	k := Chunk{
+		Cycle: index("cycle"), Bubble: index("bubble"), Device: index("device"), Job: d.word(f["job"], where+".job", nil),
+		Config: index("config"), FirstOp: index("first_op"), OpCount: int(d.whole(f["op_count"], where+".op_count", 1, most)),
+		TimeNs: d.whole(f["time_ns"], where+".time_ns", 0, most), PeakBytes: d.whole(f["peak_bytes"], where+".peak_bytes", 0, most),
+	}
+	if d.err == nil && k.Cycle >= p.PeriodCycles {
+		d.fail(f["cycle"], "%s.cycle is %d: it must be below period_cycles, %d", where, k.Cycle, p.PeriodCycles)
+	}
+	if d.err == nil && !slices.Contains(p.Jobs, k.Job) {
+		d.fail(f["job"], "%s.job is %q, which is none of jobs", where, short(k.Job))
+	}
+	return k
+}
+
+func (d *decoder) away(n *node, where string) MainOffload {
+	f := d.object(n, where, []string{"name", "bytes", "out_bubble", "in_bubble"}, nil)
+	return MainOffload{
+		Name: d.word(f["name"], where+".name", nil), Bytes: d.whole(f["bytes"], where+".bytes", 0, most),
+		OutBubble: int(d.whole(f["out_bubble"], where+".out_bubble", 0, math.MaxInt32)), InBubble: int(d.whole(f["in_bubble"], where+".in_bubble", 0, math.MaxInt32)),
+	}
 }

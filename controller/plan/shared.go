@@ -89,7 +89,7 @@ func shared(ps []Profile, bubbles []pipefill.Bubble, always int64, o Options) *d
 
 // divide plans each job for its own bubbles. What stays of one between its
 // chunks is not free for the others.
-func (s *sharing) divide(owners []int, make func(*Profile, []pipefill.Bubble, int64) *best) *division {
+func (s *sharing) divide(owners []int, planner func(*Profile, []pipefill.Bubble, int64) *best) *division {
 	s.tries++
 	d := &division{plans: slices.Repeat([]*best{nil}, len(s.profiles))}
 	slack := s.always // of what stays, what the plans so far leave
@@ -105,7 +105,7 @@ func (s *sharing) divide(owners []int, make func(*Profile, []pipefill.Bubble, in
 		if len(own) == 0 {
 			continue
 		}
-		b := make(&s.profiles[i], own, slack)
+		b := planner(&s.profiles[i], own, slack)
 		if b == nil {
 			continue
 		}

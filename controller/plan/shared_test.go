@@ -94,7 +94,8 @@ func TestMake_TwoOfAName(t *testing.T) {
 func TestMake_OffloadsMainState(t *testing.T) {
 	job := plainJob("job", 4, plan.Op{Name: "x", TimeNs: 5e6, PeakBytes: 10})
 	c := pipefill.BubbleCycle{IterationNs: 200e6, Bubbles: []pipefill.Bubble{
-		{Index: 0, Kind: "fill-drain", DurationNs: 30e6, FreeBytes: 6}, {Index: 1, Kind: "steady", DurationNs: 6e6, FreeBytes: 12},
+		{Index: 0, Kind: "fill-drain", DurationNs: 30e6, FreeBytes: 6},
+		{Index: 1, Kind: "steady", DurationNs: 6e6, FreeBytes: 12},
 		{Index: 4, Kind: "fwd-bwd", DurationNs: 20e6, FreeBytes: 6},
 	}}
 	without, err := plan.Make(c, []plan.Profile{job}, plan.Options{})

@@ -68,7 +68,7 @@ func (w *way) follow(atLeast float64) (orbit, bool) {
 		if before := seen[first]; before > 0 {
 			return orbit{start: first, period: cycle - int(before) + 1, passes: passes - count[before-1]}, true
 		}
-		seen[first] = int32(cycle + 1) //nolint:gosec // at most the number of ops, which a file of 64 MiB bounds
+		seen[first] = int32(cycle + 1)
 		count = append(count, passes)
 		if cycle%boundEvery == boundEvery-1 && float64(w.config.BatchSize)*float64(passes+2)/float64(cycle)*(1+1e-12) < atLeast {
 			return orbit{}, false

@@ -2,6 +2,7 @@ package plancase
 
 import (
 	"fmt"
+	"slices"
 
 	"pipefill"
 	"pipefill/controller/plan"
@@ -37,7 +38,7 @@ type shape struct {
 
 // transformer is n layers of a hidden size on sequences of seq tokens, in bf16:
 // 24 h² + 4 s h FLOPs a token and layer.
-func transformer(name string, params int64, n int, hidden, seq int64, vocabulary int64, batches ...int64) shape {
+func transformer(name string, params int64, n int, hidden, seq, vocabulary int64, batches ...int64) shape {
 	s := shape{name: name, params: params, batches: batches}
 	h, t := float64(hidden), float64(seq)
 	s.layers = append(s.layers, layer{"embed", 2 * t * h, 2 * seq * hidden, 0})
@@ -132,8 +133,7 @@ func (s shape) config(batch int64, how plan.Technique) plan.Config {
 		c.Ops[len(c.Ops)-1].LiveBytes = 0
 		return c
 	}
-	for i := len(s.layers) - 1; i >= 0; i-- {
-		l := s.layers[i]
+	for _, l := range slices.Backward(s.layers) {
 		kept, flops := batch*l.activation, 2*l.flops
 		if how.Checkpoint {
 			flops += l.flops
