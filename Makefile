@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-faults check-gpu faultpoint go-binaries clean
+.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-faults check-gpu check-sim faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
@@ -99,6 +99,10 @@ check-demo: all
 # DESTDIR= prefix= and the rest: packaging/install names them.
 install: all
 	BUILD=$(BUILD) packaging/install
+
+# Predicts a run of the private cluster from an earlier one, runs it, and prints by how much it was wrong: four minutes.
+check-sim: all
+	$(GO) run ./test/sim --build $(BUILD) --out $(BUILD)/check-sim.json
 
 # As it is installed: every file, and again over what an administrator has edited.
 check-install: all

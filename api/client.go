@@ -40,8 +40,9 @@ func Digest(method, requestURI string, body []byte) string {
 
 // JobFilter narrows a queue listing; empty fields match everything.
 type JobFilter struct {
-	User  string
-	State string
+	User    string
+	State   string
+	SinceMs int64 // those that ended since then too; 0: a short while ago
 }
 
 // Status is the answer to a ping.
@@ -113,6 +114,9 @@ func (c *Client) Jobs(ctx context.Context, f JobFilter) ([]FillJob, error) {
 	}
 	if f.State != "" {
 		q.Set("state", f.State)
+	}
+	if f.SinceMs > 0 {
+		q.Set("since_ms", strconv.FormatInt(f.SinceMs, 10))
 	}
 	var jobs []FillJob
 	err := c.call(ctx, http.MethodGet, withQuery("/v1/jobs", q), nil, &jobs)

@@ -114,7 +114,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("hold", "keep fill jobs from being started", controller.Hold),
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
-			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.policyCommand(), p.traceCommand(), p.profileCommand(), p.planCommand(),
+			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.policyCommand(), p.traceCommand(), p.profileCommand(), p.simulateCommand(), p.planCommand(),
 			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(),
 		},
 	}

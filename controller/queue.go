@@ -29,7 +29,12 @@ func (s *Server) jobs(w http.ResponseWriter, r *http.Request) {
 		}
 		wanted = who.name
 	}
-	rows, err := s.controller.Queue(r.Context(), wanted)
+	ended, err := endedSince(r.URL.Query().Get("since_ms"), s.controller.now())
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	rows, err := s.controller.queueSince(r.Context(), wanted, ended)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -40,9 +45,26 @@ func (s *Server) jobs(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, http.StatusOK, rows)
 }
 
+// endedSince reads since_ms; without it, a short while ago.
+func endedSince(text string, now time.Time) (int64, error) {
+	if text == "" {
+		return now.Add(-endedShown).UnixMilli(), nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 {
+		return 0, pipefill.Errorf(pipefill.CodeInvalid, "jobs: since_ms: %q: write milliseconds since 1970", text)
+	}
+	return ms, nil
+}
+
 // Queue lists open fill jobs and those that ended a short while ago.
 func (c *Controller) Queue(ctx context.Context, userName string) ([]api.FillJob, error) {
-	jobs, err := c.store.Jobs(ctx, userName, c.now().Add(-endedShown).UnixMilli())
+	return c.queueSince(ctx, userName, c.now().Add(-endedShown).UnixMilli())
+}
+
+// queueSince lists open fill jobs and those that ended since sinceMs.
+func (c *Controller) queueSince(ctx context.Context, userName string, sinceMs int64) ([]api.FillJob, error) {
+	jobs, err := c.store.Jobs(ctx, userName, sinceMs)
 	if err != nil {
 		return nil, err
 	}
