@@ -93,7 +93,7 @@ func (c *Controller) pollJobs(ctx context.Context, ask int64) error {
 	m.mu.Lock()
 	due, complete := !now.Before(m.nextList), m.complete
 	m.mu.Unlock()
-	rest, least := time.Duration(listRest), time.Duration(0)
+	rest, least := int64(listRest), time.Duration(0)
 	if complete {
 		states, ok, err := c.slurm.States(ctx)
 		if err != nil {
@@ -145,7 +145,7 @@ func (c *Controller) compareStates(states map[string]string) bool {
 }
 
 // list lists all jobs, or learns that nothing has changed.
-func (c *Controller) list(ctx context.Context, ask int64, rest, least time.Duration) error {
+func (c *Controller) list(ctx context.Context, ask, rest int64, least time.Duration) error {
 	m := c.mirror
 	begin := c.now()
 	m.mu.Lock()
@@ -171,8 +171,8 @@ func (c *Controller) list(ctx context.Context, ask int64, rest, least time.Durat
 		return nil
 	}
 	// A listing that took less than the poll is always due again.
-	if took := end.Sub(begin); took*rest > c.cfg.Poll() {
-		m.nextList = end.Add(max(min(took*rest, listRare), least))
+	if pause := time.Duration(int64(end.Sub(begin)) * rest); pause > c.cfg.Poll() {
+		m.nextList = end.Add(max(min(pause, listRare), least))
 	}
 	c.takeListing(listing, ask)
 	m.complete = true
@@ -257,9 +257,8 @@ func (c *Controller) readJobs(ctx context.Context) {
 	c.each(len(ids), readAtOnce, func(i int) { c.readJob(ctx, ids[i]) })
 }
 
-// readJob reads a job, or all tasks of an array, as of now. It tells whether
-// Slurm answered.
-func (c *Controller) readJob(ctx context.Context, id int64) bool {
+// readJob reads a job, or all tasks of an array, as of now.
+func (c *Controller) readJob(ctx context.Context, id int64) {
 	m := c.mirror
 	m.mu.Lock()
 	m.asks++ // newer than any listing under way
@@ -276,11 +275,11 @@ func (c *Controller) readJob(ctx context.Context, id int64) bool {
 			m.touched[id] = ask
 			c.dirty.add(id)
 		}
-		return true
+		return
 	case err != nil:
 		c.log.DebugContext(ctx, "job not read, it is asked for again", "job_id", id, "err", err)
 		m.read[id] = true
-		return false
+		return
 	}
 	delete(m.arrays, id)
 	for _, a := range listing.Arrays {
@@ -295,7 +294,6 @@ func (c *Controller) readJob(ctx context.Context, id int64) bool {
 			m.touched[j.ID] = max(m.touched[j.ID], ask)
 		}
 	}
-	return true
 }
 
 // touch notes that we have changed a job: what was asked before is of no more

@@ -89,16 +89,21 @@ func (c *Controller) faultText(source, text string) {
 func describe(s *schedule.Slot, cycle pipefill.BubbleCycle) {
 	open, longest := int64(0), int64(0)
 	name := fnv.New64a()
+	var text [64]byte // of a word: a report of a node has hundreds
+	word := func(a, b int64) {
+		out := append(strconv.AppendFloat(text[:0], float64(a), 'g', 2, 64), ' ')
+		_, _ = name.Write(append(strconv.AppendFloat(out, float64(b), 'g', 2, 64), ';'))
+	}
 	for _, b := range cycle.Bubbles {
 		open += b.DurationNs
 		longest = max(longest, b.DurationNs)
 		// Two digits, as of the share: stages that are alike have the same name.
-		_, _ = fmt.Fprintf(name, "%.2g %.2g;", float64(b.DurationNs), float64(b.FreeBytes))
+		word(b.DurationNs, b.FreeBytes)
 	}
 	if cycle.IterationNs <= 0 || open == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(name, "%.2g %.2g", float64(cycle.IterationNs), float64(cycle.AlwaysFreeBytes))
+	word(cycle.IterationNs, cycle.AlwaysFreeBytes)
 	s.Share = min(1, schedule.RoundShare(float64(open)/float64(cycle.IterationNs)))
 	s.IterationS, s.LongestS, s.Bubbles = float64(cycle.IterationNs)/1e9, float64(longest)/1e9, len(cycle.Bubbles)
 	s.Cycle = strconv.FormatUint(name.Sum64(), 36)

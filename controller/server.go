@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"golang.org/x/sys/unix"
@@ -44,7 +45,7 @@ type Server struct {
 
 // NewServer returns the handler of both listeners.
 func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
-	s := &Server{controller: c, verifier: verifier, log: log, mux: http.NewServeMux(), lookup: userName}
+	s := &Server{controller: c, verifier: verifier, log: log, mux: http.NewServeMux(), lookup: new(names).of}
 	s.mux.HandleFunc("POST /v1/node/sync", s.nodeSync)
 	s.mux.HandleFunc("GET /v1/ping", s.ping)
 	s.mux.HandleFunc("GET /v1/jobs", s.jobs)
@@ -63,6 +64,21 @@ func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/drain", s.drain)
 	s.mux.HandleFunc("POST /v1/resume", s.resume)
 	return s
+}
+
+// names remembers the names of who asked: a thousand nodes' reports would look
+// root up each time. Users get other names only when a host is made anew.
+type names struct{ known sync.Map }
+
+func (n *names) of(uid uint32) (string, error) {
+	if name, ok := n.known.Load(uid); ok {
+		return name.(string), nil //nolint:errcheck,forcetypeassert // nothing else is stored
+	}
+	name, err := userName(uid)
+	if err == nil {
+		n.known.Store(uid, name)
+	}
+	return name, err
 }
 
 func userName(uid uint32) (string, error) {

@@ -176,6 +176,7 @@ func (l *Lease) look(w *watch) (*record, error) {
 		return nil, nil //nolint:nilnil // nobody that lives
 	case alive:
 		return held, nil
+	case unknown:
 	}
 	if now-w.since >= l.takeover {
 		return nil, nil //nolint:nilnil // nobody that lives
@@ -234,7 +235,7 @@ func (l *Lease) write() (path string, err error) {
 	}
 	_, err = file.Write(append(text, '\n'))
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return "", errors.Join(pipefill.Errorf(pipefill.CodeUnavailable, "state_dir: %w", err), os.Remove(file.Name()))
+		return "", errors.Join(pipefill.Errorf(pipefill.CodeUnavailable, "state_dir: %w", err), os.Remove(file.Name())) //nolint:gosec // made above
 	}
 	return file.Name(), nil
 }
@@ -260,8 +261,8 @@ func (l *Lease) renew() error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, filepath.Join(l.dir, leaseFile)); err != nil {
-		return errors.Join(pipefill.Errorf(pipefill.CodeUnavailable, "state_dir: %w", err), os.Remove(temporary))
+	if err := os.Rename(temporary, filepath.Join(l.dir, leaseFile)); err != nil { //nolint:gosec // below the administrator's state_dir
+		return errors.Join(pipefill.Errorf(pipefill.CodeUnavailable, "state_dir: %w", err), os.Remove(temporary)) //nolint:gosec // made by write
 	}
 	l.at = began
 	return nil

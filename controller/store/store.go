@@ -108,7 +108,7 @@ func start(ctx context.Context, writer, reader *sql.DB) (*Store, error) {
 	if err := s.index.load(ctx, reader); err != nil {
 		return nil, errors.Join(err, reader.Close(), writer.Close())
 	}
-	go s.serve()
+	go s.serve() //nolint:contextcheck // its transactions are nobody's alone: Close ends it
 	return s, nil
 }
 

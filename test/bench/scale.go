@@ -35,18 +35,24 @@ const (
 // scale runs the real controller process with its real store beside a stand-in
 // slurmrestd with 100,000 pending jobs and 1,024 node daemons that speak the real
 // protocol, munge included.
-func (b *bench) scale(ctx context.Context) (err error) {
+func (b *bench) scale(ctx context.Context) error {
 	s, err := b.newScale(ctx)
+	if s != nil {
+		defer s.close()
+	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
 	}{
-		{"the queue is mirrored", s.mirror}, {"jobs go to 8,192 slots", s.fill}, {"nothing but reports", s.steady},
-		{"Slurm changes all the time", s.busy}, {"slots are freed", s.freed}, {"the controller is killed and starts again", s.restart},
+		{"the queue is mirrored", s.mirror},
+		{"jobs go to 8,192 slots", s.fill},
+		{"nothing but reports", s.steady},
+		{"Slurm changes all the time", s.busy},
+		{"slots are freed", s.freed},
+		{"the controller is killed and starts again", s.restart},
 	} {
 		b.say("%s", step.what)
 		if err := step.do(ctx); err != nil {
@@ -76,7 +82,7 @@ func (b *bench) newScale(ctx context.Context) (*scaleRun, error) {
 	if s.slurm, err = newStandin(b.root, scaleJobs, scaleNodes); err != nil {
 		return s, err
 	}
-	stop, err := s.slurm.serve(dir)
+	stop, err := s.slurm.serve(ctx, dir)
 	if err != nil {
 		return s, err
 	}
@@ -86,7 +92,7 @@ func (b *bench) newScale(ctx context.Context) (*scaleRun, error) {
 	}
 	var addresses []string
 	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return s, err
 		}
@@ -113,7 +119,7 @@ func (s *scaleRun) startMunge(ctx context.Context) error {
 	if err := os.WriteFile(key, slices.Repeat([]byte("k"), 1024), 0o600); err != nil {
 		return err
 	}
-	if err := os.Chmod(s.dir, 0o711); err != nil { //nolint:gosec // munged wants its socket's folder so
+	if err := os.Chmod(s.dir, 0o711); err != nil { // munged wants its socket's folder so
 		return err
 	}
 	munged := exec.CommandContext(ctx, "munged", "--foreground", "--force", "--socket="+s.dir+"/munge.sock", "--key-file="+key,
@@ -142,14 +148,13 @@ func (s *scaleRun) start(ctx context.Context) error {
 	return nil
 }
 
-func (s *scaleRun) close() error {
+func (s *scaleRun) close() {
 	if s.ctld != nil && s.ctld.Process != nil {
 		_, _ = s.ctld.Process.Kill(), s.ctld.Wait()
 	}
 	for _, end := range slices.Backward(s.ends) {
 		end()
 	}
-	return nil
 }
 
 func (s *scaleRun) lastWords() string {
@@ -178,9 +183,13 @@ func (s *scaleRun) until(ctx context.Context, limit time.Duration, what string, 
 }
 
 // counts are the controller's own: fill jobs by state.
-func (s *scaleRun) counts() map[string]int {
+func (s *scaleRun) counts(ctx context.Context) map[string]int {
 	counts := map[string]int{}
-	answer, err := http.Get("http://" + s.metrics + "/metrics")
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.metrics+"/metrics", nil)
+	if err != nil {
+		return counts
+	}
+	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return counts // it is starting
 	}
@@ -197,7 +206,7 @@ func (s *scaleRun) counts() map[string]int {
 
 func (s *scaleRun) mirror(ctx context.Context) error {
 	begin := s.now()
-	err := s.until(ctx, 5*time.Minute, "100,000 jobs in the queue", func() (bool, error) { return s.counts()["queued"] == scaleJobs, nil })
+	err := s.until(ctx, 5*time.Minute, "100,000 jobs in the queue", func() (bool, error) { return s.counts(ctx)["queued"] == scaleJobs, nil })
 	if err != nil {
 		return err
 	}
@@ -208,7 +217,10 @@ func (s *scaleRun) fill(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.fleet.run(run) }()
-	s.ends = append(s.ends, func() { stop(); <-ended })
+	s.ends = append(s.ends, func() {
+		stop()
+		_ = <-ended // of no more use
+	})
 	go func() {
 		for {
 			select {
@@ -223,7 +235,7 @@ func (s *scaleRun) fill(ctx context.Context) error {
 	want := scaleNodes * (scaleDevices - 1)
 	last := 0
 	err := s.until(ctx, 10*time.Minute, fmt.Sprintf("%d running fill jobs", want), func() (bool, error) {
-		n := s.counts()["running"]
+		n := s.counts(ctx)["running"]
 		if n/1000 > last/1000 {
 			s.say("  %d run", n)
 		}
@@ -231,7 +243,7 @@ func (s *scaleRun) fill(ctx context.Context) error {
 		return n >= want, nil
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %v", err, s.counts())
+		return fmt.Errorf("%w: %v", err, s.counts(ctx))
 	}
 	for len(s.fleet.orders) > 0 {
 		<-s.fleet.orders

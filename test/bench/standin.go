@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -214,12 +215,12 @@ func (s *standin) control(args []string) string {
 }
 
 // serve answers both on Unix sockets in dir.
-func (s *standin) serve(dir string) (stop func(), err error) {
-	rest, err := net.Listen("unix", filepath.Join(dir, "slurmrestd.sock"))
+func (s *standin) serve(ctx context.Context, dir string) (stop func(), err error) {
+	rest, err := new(net.ListenConfig).Listen(ctx, "unix", filepath.Join(dir, "slurmrestd.sock"))
 	if err != nil {
 		return nil, fmt.Errorf("stand-in: %w", err)
 	}
-	control, err := net.Listen("unix", filepath.Join(dir, "scontrol.sock"))
+	control, err := new(net.ListenConfig).Listen(ctx, "unix", filepath.Join(dir, "scontrol.sock"))
 	if err != nil {
 		return nil, fmt.Errorf("stand-in: %w", err)
 	}
@@ -250,7 +251,7 @@ func (s *standin) serve(dir string) (stop func(), err error) {
 // scontrol is this program under that name: it hands its arguments to the
 // stand-in, which is where slurm.conf is.
 func scontrol(args []string) int {
-	conn, err := net.Dial("unix", filepath.Join(filepath.Dir(os.Getenv("SLURM_CONF")), "scontrol.sock"))
+	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", filepath.Join(filepath.Dir(os.Getenv("SLURM_CONF")), "scontrol.sock"))
 	if err == nil {
 		_, err = io.WriteString(conn, strings.Join(args, "\x00")+"\n")
 	}
