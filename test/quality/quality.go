@@ -143,26 +143,29 @@ func (in instance) bound() float64 {
 	for s := range price {
 		price[s] = 1 / float64(len(price))
 	}
+	times := make([][]float64, len(in.jobs)) // seconds of each job on each slot
+	for j, job := range in.jobs {
+		for s := range in.slots {
+			times[j] = append(times[j], float64(job.ExpectMs)/1000/in.speed(j, s))
+		}
+	}
 	best := 0.0
 	for step := range 3000 {
 		value, longest := 0.0, 0.0
 		load := make([]float64, len(price))
-		for j, job := range in.jobs {
-			work := float64(job.ExpectMs) / 1000
+		for _, of := range times {
 			at, least, alone := -1, math.Inf(1), math.Inf(1)
-			for s := range price {
-				if v := in.speed(j, s); v > 0 {
-					alone = min(alone, work/v)
-					if cost := price[s] * work / v; cost < least {
-						at, least = s, cost
-					}
+			for s, time := range of {
+				alone = min(alone, time)
+				if cost := price[s] * time; cost < least {
+					at, least = s, cost
 				}
 			}
 			if at < 0 {
 				continue
 			}
 			value += least
-			load[at] += work / in.speed(j, at)
+			load[at] += of[at]
 			longest = max(longest, alone)
 		}
 		best = max(best, value, longest)

@@ -8,7 +8,7 @@ import (
 
 // The exact methods agree with each other and bound what they are to bound.
 func TestExact(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		in := draw(rand.New(rand.NewPCG(seed, 4)), 7, 5, true)
 		if a, b := in.most(0, 0), in.mostOf(); math.Abs(a-b) > 1e-9 {
 			t.Errorf("seed %d: all assignments give %v, Kuhn and Munkres %v", seed, a, b)
@@ -27,7 +27,7 @@ func TestExact(t *testing.T) {
 // plans make each job find another slot the fastest, makespan is further off:
 // docs/policies.md has the figures.
 func TestQuality(t *testing.T) {
-	for _, r := range Measure(12) {
+	for _, r := range Measure(20) {
 		t.Logf("%s: mean %.4f, p95 %.4f, most %.4f", r.Family, r.Mean, r.P95, r.Most)
 		aim := Aim
 		if r.Plans && r.Makespan {
