@@ -69,7 +69,7 @@ func (f *File) with(change func(*File)) *File {
 func planForms(f *File) (Section, error) {
 	s := Section{
 		Title: "Plans: one configuration, mixed, shared", Note: "Useful work in % of bubble time, 1F1B, mean over stages; shared: with a second fill job, BERT-base inference.",
-		Columns: []string{"GPUS", "FILL JOB", "SINGLE", "MIXED", "SHARED"}, Plot: &Plot{X: 0, Y: []int{2, 3, 4}, XAxis: "GPUs", YAxis: "useful, % of bubble time"},
+		Columns: []string{"GPUS", "FILL JOB", "SINGLE", "MIXED", "SHARED"}, Plot: &Plot{X: 0, Y: []int{2, 4}, By: []int{1}, XAxis: "GPUs", YAxis: "useful, % of bubble time"},
 	}
 	for _, gpus := range paperGPUs {
 		w, err := f.with(func(f *File) {
@@ -206,7 +206,7 @@ func schedules(f *File) (Section, error) {
 			})
 		}
 	}
-	s.Plot = &Plot{X: 1, Y: []int{8}, XAxis: "GPUs", YAxis: "time in useful work, %"}
+	s.Plot = &Plot{X: 1, Y: []int{8}, By: []int{0}, XAxis: "GPUs", YAxis: "time in useful work, %"}
 	return s, nil
 }
 
@@ -254,7 +254,7 @@ func steadyBubbles(f *File) (Section, error) {
 			s.Rows = append(s.Rows, row)
 		}
 	}
-	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4}, XAxis: "GPUs", YAxis: "useful, % of bubble time"}
+	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4}, By: []int{0}, XAxis: "GPUs", YAxis: "useful, % of bubble time"}
 	return s, nil
 }
 
@@ -280,7 +280,7 @@ func hostLinks(f *File) (Section, error) {
 			s.Rows = append(s.Rows, row)
 		}
 	}
-	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4}, XAxis: "GB/s", YAxis: "useful, % of bubble time"}
+	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4}, By: []int{0}, XAxis: "GB/s", YAxis: "useful, % of bubble time"}
 	return s, nil
 }
 

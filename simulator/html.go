@@ -1,7 +1,6 @@
 package simulator
 
 import (
-	"cmp"
 	"fmt"
 	"html/template"
 	"io"
@@ -50,6 +49,13 @@ func writeHTML(out io.Writer, title, about string, sections []Section, warnings 
 	return nil
 }
 
+// curveColors are dark, so that a dark page's filter makes them light, and told
+// apart also by those who see no red or no green (after Okabe and Ito).
+var curveColors = []charts.Color{
+	charts.ParseColor("#0072B2"), charts.ParseColor("#B34A00"), charts.ParseColor("#00735C"), charts.ParseColor("#A0407A"),
+	charts.ParseColor("#7A6200"), charts.ParseColor("#3B3B3B"), charts.ParseColor("#5B3A9A"), charts.ParseColor("#2E7FA8"),
+}
+
 const (
 	plotWidth, plotHeight = 760, 380
 	// mostLabel is where a label on the x axis is cut.
@@ -57,8 +63,7 @@ const (
 )
 
 // series returns what is plotted: the labels along the x axis, and for each curve
-// its name and its values. Rows that differ in a text column before the x column
-// are curves of their own.
+// its name and its values.
 func (s *Section) series() (labels []string, names []string, values [][]float64) {
 	at := map[string]int{}
 	for _, row := range s.Rows {
@@ -95,23 +100,18 @@ func (s *Section) series() (labels []string, names []string, values [][]float64)
 // curve names the curve that a row's column belongs to.
 func (s *Section) curve(row []any, y int) string {
 	var words []string
-	for i, v := range row {
-		if i != s.Plot.X && i < slices.Min(s.Plot.Y) && s.differs(i) {
-			if _, isText := v.(string); isText {
-				words = append(words, cell(v))
-			} else {
-				words = append(words, strings.ToLower(s.Columns[i])+" "+cell(v))
-			}
+	for _, i := range s.Plot.By {
+		switch row[i].(type) {
+		case string:
+			words = append(words, cell(row[i]))
+		default:
+			words = append(words, strings.ToLower(s.Columns[i])+" "+cell(row[i]))
 		}
 	}
-	if len(s.Plot.Y) > 1 {
+	if len(s.Plot.Y) > 1 || len(words) == 0 {
 		words = append(words, strings.ToLower(s.Columns[y]))
 	}
-	return cmp.Or(strings.Join(words, ", "), strings.ToLower(s.Columns[y]))
-}
-
-func (s *Section) differs(column int) bool {
-	return slices.ContainsFunc(s.Rows, func(row []any) bool { return row[column] != s.Rows[0][column] })
+	return strings.Join(words, ", ")
 }
 
 func asFloat(v any) (float64, bool) {
@@ -127,7 +127,7 @@ func asFloat(v any) (float64, bool) {
 // draw makes the section's plot, as SVG.
 func (s *Section) draw() (string, error) {
 	labels, names, values := s.series()
-	theme := charts.GetTheme(charts.ThemeLight).WithBackgroundColor(charts.ColorTransparent)
+	theme := charts.GetTheme(charts.ThemeLight).WithBackgroundColor(charts.ColorTransparent).WithSeriesColors(curveColors)
 	p := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: plotWidth, Height: plotHeight + 18*((len(names)+2)/3), Theme: theme})
 	x := charts.CategoryAxisOption{Labels: labels, Title: s.Plot.XAxis}
 	y := []charts.ValueAxisOption{{Title: s.Plot.YAxis, Min: charts.Ptr(0.0)}}

@@ -11,15 +11,15 @@ import (
 func (r *PaperResult) WriteHTML(out io.Writer) error {
 	gain := Section{
 		Title: "Gain in utilization", Note: "Fill jobs' FLOP in % of the main job's.", Columns: []string{"SETTING", "SCHEDULE", "GPUS", "BEST CASE", "MIXED TRACE"},
-		Plot: &Plot{X: 2, Y: []int{3, 4}, XAxis: "GPUs", YAxis: "gain, %"},
+		Plot: &Plot{X: 2, Y: []int{3, 4}, By: []int{0, 1}, XAxis: "GPUs", YAxis: "gain, %"},
 	}
 	gpus := Section{
 		Title: "GPUs' worth of work", Note: "Of the pipeline's own time; idle is what waits in bubbles.", Columns: []string{"SETTING", "SCHEDULE", "GPUS", "IDLE", "BEST CASE", "MIXED TRACE"},
-		Plot: &Plot{X: 2, Y: []int{3, 4, 5}, XAxis: "GPUs", YAxis: "GPUs"},
+		Plot: &Plot{X: 2, Y: []int{3, 4, 5}, By: []int{0, 1}, XAxis: "GPUs", YAxis: "GPUs"},
 	}
 	main := Section{
 		Title: "The main job", Columns: []string{"SETTING", "SCHEDULE", "GPUS", "MICRO-BATCHES", "BUBBLES %", "DAYS", "SLOW-DOWN %"},
-		Plot: &Plot{X: 2, Y: []int{5}, XAxis: "GPUs", YAxis: "days of training"},
+		Plot: &Plot{X: 2, Y: []int{5}, By: []int{0, 1}, XAxis: "GPUs", YAxis: "days of training"},
 	}
 	for _, row := range r.Rows {
 		gain.Rows = append(gain.Rows, []any{row.Setting, row.Schedule, row.GPUs, row.GainBestPct, row.GainTracePct})
@@ -66,6 +66,11 @@ func (r *Result) WriteHTML(out io.Writer) error {
 		}
 		x := min(1, len(keys)) // the first swept key, else the policy
 		s.Plot = &Plot{X: x, Y: []int{first}, XAxis: s.Columns[x], YAxis: group.figures[0], Bars: x == 0}
+		for i := range first {
+			if i != x {
+				s.Plot.By = append(s.Plot.By, i)
+			}
+		}
 		sections = append(sections, s)
 	}
 	return writeHTML(out, r.Name, about, sections, r.Warnings, r.Assumptions)

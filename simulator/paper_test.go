@@ -124,3 +124,14 @@ func TestStudies_AreFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestSection_Series(t *testing.T) {
+	s := Section{
+		Columns: []string{"SETTING", "LOAD", "GPUS", "GAIN"}, Rows: [][]any{{"paper", 0.9, 1, 2.0}, {"paper", 0.9, 2, 3.0}, {"ours", 0.9, 2, 4.0}},
+		Plot: &Plot{X: 2, Y: []int{3}, By: []int{0, 1}},
+	}
+	labels, names, values := s.series()
+	if strings.Join(labels, " ") != "1 2" || strings.Join(names, "; ") != "paper, load 0.9; ours, load 0.9" || values[0][1] != 3 || values[1][1] != 4 || values[1][0] < 1e9 {
+		t.Errorf("labels %q, curves %q, values %v", labels, names, values)
+	}
+}

@@ -19,8 +19,9 @@ type Section struct {
 
 // Plot draws columns over another.
 type Plot struct {
-	X     int    `json:"x"` // column
-	Y     []int  `json:"y"` // columns
+	X     int    `json:"x"`  // column
+	Y     []int  `json:"y"`  // columns
+	By    []int  `json:"by"` // columns that tell curves apart
 	XAxis string `json:"x_axis"`
 	YAxis string `json:"y_axis"`
 	Bars  bool   `json:"bars,omitempty"`
@@ -88,7 +89,7 @@ func overGroups(files map[string]*File, title, note, key string, values []float6
 			s.Rows = append(s.Rows, row)
 		}
 	}
-	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4, 5}, XAxis: key, YAxis: "useful, % of bubble time"}
+	s.Plot = &Plot{X: 1, Y: []int{2, 3, 4, 5}, By: []int{0}, XAxis: key, YAxis: "useful, % of bubble time"}
 	return s, nil
 }
 
@@ -139,6 +140,6 @@ func policiesCompared(ctx context.Context, base *File, seed uint64, progress fun
 			s.Rows = append(s.Rows, []any{load, o.Policy, f.CompletionS, f.CompletionP50, f.CompletionP90, f.WaitP50S, f.WaitP90S, f.DeadlinesPct, f.Completed, f.UsefulPct})
 		}
 	}
-	s.Plot = &Plot{X: 1, Y: []int{2}, XAxis: "policy", YAxis: "mean time to completion, s", Bars: true}
+	s.Plot = &Plot{X: 1, Y: []int{2}, By: []int{0}, XAxis: "policy", YAxis: "mean time to completion, s", Bars: true}
 	return s, nil
 }
