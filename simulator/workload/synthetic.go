@@ -78,27 +78,24 @@ func pick(random *rand.Rand, users int) int {
 	return min(users, int(math.Exp(random.Float64()*math.Log(float64(users)+1)))) - 1
 }
 
-// Repeater replays a trace with its times multiplied; at its end it begins again.
+// Repeater hands out a trace's jobs; at its end it begins again.
 type Repeater struct {
 	trace   Trace
-	stretch float64
 	at      int
 	baseMs  float64
-	random  *rand.Rand // of a trace without arrivals: they are drawn
+	random  *rand.Rand // where arrivals are drawn
 	gapMs   float64
 	longest int64
 }
 
-// NewRepeater replays with a mean time between arrivals of gapMs, 0 as recorded.
-// Runs longer than longestMs are cut. A trace whose jobs all arrive at once gets
-// Poisson arrivals.
+// NewRepeater takes a trace's jobs with a mean time between arrivals of gapMs,
+// in any order and with Poisson arrivals, as published traces are denser at some
+// times than at others by far; 0 replays them as recorded. Runs longer than
+// longestMs are cut.
 func NewRepeater(trace Trace, seed uint64, gapMs float64, longestMs int64) *Repeater {
-	r := &Repeater{trace: trace, stretch: 1, gapMs: gapMs, longest: longestMs}
-	if own := float64(trace.SpanMs()) / float64(len(trace.Jobs)); own > 0 {
-		if gapMs > 0 {
-			r.stretch = gapMs / own
-		}
-		r.gapMs = own * r.stretch
+	r := &Repeater{trace: trace, gapMs: gapMs, longest: longestMs}
+	if gapMs <= 0 {
+		r.gapMs = float64(trace.SpanMs()) / float64(len(trace.Jobs))
 		return r
 	}
 	r.random = rand.New(rand.NewPCG(seed, 0x74726163)) //nolint:gosec // a simulation's, to be the same again
@@ -112,7 +109,7 @@ func (r *Repeater) Next() Job {
 	if r.at == len(r.trace.Jobs) {
 		r.at = 0
 		if r.random == nil {
-			r.baseMs += float64(r.trace.SpanMs())*r.stretch + r.gapMs
+			r.baseMs += float64(r.trace.SpanMs()) + r.gapMs
 		}
 	}
 	job := r.trace.Jobs[r.at]
@@ -121,7 +118,7 @@ func (r *Repeater) Next() Job {
 		r.baseMs += r.gapMs * r.random.ExpFloat64()
 		job.SubmitMs = int64(r.baseMs)
 	} else {
-		job.SubmitMs = int64(r.baseMs + float64(job.SubmitMs)*r.stretch)
+		job.SubmitMs = int64(r.baseMs) + job.SubmitMs
 	}
 	job.RunMs = min(job.RunMs, r.longest)
 	return job
