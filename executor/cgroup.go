@@ -329,11 +329,31 @@ func (g *group) signal(sig unix.Signal) error {
 		return err
 	}
 	for _, pid := range pids {
-		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := g.signalOne(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("signal process %d: %w", pid, err)
 		}
 	}
 	return nil
+}
+
+// signalOne signals a process if it is of the group: its number may be a
+// stranger's by now, and this is root.
+func (g *group) signalOne(pid int, sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.3
+		return unix.Kill(pid, sig)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// From here on the number and the descriptor are one process, or the number
+	// is no more.
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || !strings.Contains(string(data), "0::/"+filepath.Base(filepath.Dir(g.unified))+"/"+filepath.Base(g.unified)+"\n") {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
 }
 
 // kill ends every process of the group, frozen or not.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -112,6 +113,7 @@ func (c *fakeController) used() used {
 // site is a daemon with a fake controller and Slurm's groups, in folders of
 // the test.
 type site struct {
+	node *node // of the daemon that runs
 	*fakeController
 	dir   string
 	cfg   config
@@ -132,6 +134,7 @@ func newSiteWith(t *testing.T, change func(*config)) *site {
 	t.Helper()
 	realGroup(t, 999) // skips
 	cfg := defaultConfig()
+	cfg.FillSched = schedNormal // of the idle class it starves on a machine that tests something else besides
 	dir := t.TempDir()
 	cfg.Node, cfg.Cluster, cfg.RunDir, cfg.StateDir = fmt.Sprintf("site%d", os.Getpid()), "test", filepath.Join(dir, "run"), filepath.Join(dir, "state")
 	cfg.Devices, cfg.TraceDir = []configDevice{{"cpu:0"}}, filepath.Join(dir, "trace")
@@ -178,6 +181,7 @@ func (s *site) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.node = d.node
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- errors.Join(d.serve(ctx), d.close()) }()
@@ -428,6 +432,22 @@ func TestDaemon_AFillJobRunsInBubblesAndCompletes(t *testing.T) {
 	}
 }
 
+// TestDaemon_GathersProcessesThatNoPluginToldOf: such as a login that
+// pam_slurm_adopt has put into the fill job.
+func TestDaemon_GathersProcessesThatNoPluginToldOf(t *testing.T) {
+	s := newSite(t)
+	s.fillRuns(t, "sleep 60")
+	stranger, login := s.script(t, 201, "sleep 60"), s.script(t, 200, "sleep 60")
+	s.node.mu.Lock()
+	f := s.node.fills[7]
+	s.node.gather(f, []int{stranger.cmd.Process.Pid, login.cmd.Process.Pid, 1 << 30})
+	pids, err := f.group.pids()
+	s.node.mu.Unlock()
+	if err != nil || !slices.Contains(pids, login.cmd.Process.Pid) || slices.Contains(pids, stranger.cmd.Process.Pid) {
+		t.Errorf("in the group: %v, %v; the login is %d, the stranger %d", pids, err, login.cmd.Process.Pid, stranger.cmd.Process.Pid)
+	}
+}
+
 func TestDaemon_AFailingScriptFails(t *testing.T) {
 	s := newSite(t)
 	main, sc := s.fillRuns(t, "exit 3")
@@ -571,6 +591,9 @@ func TestDaemon_AFullDiskStopsFillJobsAndSaysSo(t *testing.T) {
 		return err == nil && len(data) > 0
 	})
 	shaky.set(true)
+	s.node.mu.Lock()
+	s.node.fills[7].chargedAt = time.Time{} // due now, not in half a minute
+	s.node.mu.Unlock()
 	within(t, 10*time.Second, "the fault", func() bool {
 		return strings.Contains(strings.Join(s.sync().Faults, ";"), "usage ledger cannot be written")
 	})

@@ -3,6 +3,7 @@ package executor
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -94,6 +95,47 @@ func TestMapPage_RefusesWhatIsNotAPage(t *testing.T) {
 	}
 	if _, err := mapPage[mainPage](f); err == nil {
 		t.Error("an unsealed memfd was mapped")
+	}
+}
+
+// TestFindPage_OpensNothingElse: the processes it looks into belong to users.
+func TestFindPage_OpensNothingElse(t *testing.T) {
+	p, err := newMainPage("main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	want, err := inodeOf(p.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := fmt.Sprintf("/proc/self/fd/%d", p.file.Fd())
+	f := openPage(link, want)
+	if f == nil {
+		t.Fatal("the page was not opened")
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err != nil || !isInode(info, want) {
+		t.Errorf("%v %v", info, err)
+	}
+	if f := openPage(link, inode{Dev: want.Dev, Ino: want.Ino + 1}); f != nil {
+		t.Error("another file was opened")
+	}
+	// Opened for writing it would wait for a reader, or be one's terminal.
+	pipe := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(pipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fifo, err := statInode(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := openPage(pipe, fifo); f != nil {
+		t.Error("a fifo was opened")
 	}
 }
 

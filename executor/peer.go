@@ -2,10 +2,12 @@ package executor
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"pipefill"
 )
@@ -91,36 +93,60 @@ func readPeer(pid int, uid uint32, ours string) (peer, error) {
 	return peer{process: before, uid: uid, job: job, fill: fill}, nil
 }
 
-// jobsHere lists the jobs that have a process on this machine.
-func jobsHere(ours string) (map[int64]bool, error) {
+// jobsHere lists the jobs that have a process on this machine, and of each its
+// users' processes that are in no fill job's group.
+func jobsHere(ours string) (map[int64][]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	jobs := map[int64]bool{}
+	jobs := map[int64][]int{}
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
 			continue
 		}
 		data, err := os.ReadFile("/proc/" + e.Name() + "/cgroup")
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		for line := range strings.Lines(string(data)) {
-			_, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-			_, path, _ = strings.Cut(path, ":")
-			id := ""
-			if m := slurmV1.FindStringSubmatch(path); m != nil {
-				id = m[2]
-			} else if m := slurmV2.FindStringSubmatch(path); m != nil {
-				id = m[1]
-			} else if rest, ok := strings.CutPrefix(path, "/"+ours+"/"+jobPrefix); ok {
-				id = rest
+		found, gated := jobsOf(string(data), ours)
+		for job := range found {
+			stray := jobs[job]
+			// slurmstepd is root's, and stays where Slurm finds it.
+			if info, err := e.Info(); !gated && err == nil && !ownedByRoot(info) {
+				stray = append(stray, pid)
 			}
-			if n, err := strconv.ParseInt(id, 10, 64); err == nil {
-				jobs[n] = true
-			}
+			jobs[job] = stray
 		}
 	}
 	return jobs, nil
+}
+
+// jobsOf reads /proc/PID/cgroup: the jobs it names, and whether the process is
+// in a fill job's group.
+func jobsOf(cgroup, ours string) (jobs map[int64]bool, gated bool) {
+	jobs = map[int64]bool{}
+	for line := range strings.Lines(cgroup) {
+		_, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		_, path, _ = strings.Cut(path, ":")
+		id := ""
+		if m := slurmV1.FindStringSubmatch(path); m != nil {
+			id = m[2]
+		} else if m := slurmV2.FindStringSubmatch(path); m != nil {
+			id = m[1]
+		} else if rest, ok := strings.CutPrefix(path, "/"+ours+"/"+jobPrefix); ok {
+			id = rest
+		}
+		gated = gated || strings.HasPrefix(line, "0::/"+ours+"/assignment_")
+		if n, err := strconv.ParseInt(id, 10, 64); err == nil {
+			jobs[n] = true
+		}
+	}
+	return jobs, gated
+}
+
+func ownedByRoot(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return !ok || st.Uid == 0
 }

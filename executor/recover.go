@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"pipefill"
 	"pipefill/executor/device"
 )
@@ -48,18 +50,21 @@ func findPage(want inode, holders []process) (*os.File, error) {
 	return nil, fs.ErrNotExist
 }
 
-// openPage opens path if it is the wanted page. It is stat'ed before it is
-// opened: opening a stranger's fifo or device would do something.
+// openPage opens path if it is the wanted page. What path means is its process's
+// to change at any time, and opening a stranger's device or terminal would do
+// something: so it is looked at through a descriptor that opens nothing.
 func openPage(path string, want inode) *os.File {
-	if info, err := os.Stat(path); err != nil || !isInode(info, want) {
-		return nil
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	if info, err := f.Stat(); err != nil || !isInode(info, want) {
-		_ = f.Close()
+	at := os.NewFile(uintptr(fd), path)
+	defer func() { _ = at.Close() }()
+	if info, err := at.Stat(); err != nil || !isInode(info, want) {
+		return nil
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0)
+	if err != nil {
 		return nil
 	}
 	return f
@@ -229,7 +234,7 @@ func (n *node) restoreFill(rec fillRecord) {
 	dev, _ := n.device(rec.Assignment.Device)
 	f.group = n.groups.group(rec.Assignment.ID, dev)
 	if f.ended() {
-		f.group = nil
+		n.clearAway(f)
 		return
 	}
 	if !rec.Supervisor.alive() {
@@ -272,6 +277,20 @@ func (n *node) restoreFill(rec fillRecord) {
 		f.runningNs = n.mono()
 		n.command(f)
 	}
+}
+
+// clearAway removes what a daemon that was killed left of an assignment after
+// its end was on disk.
+func (n *node) clearAway(f *fillJob) {
+	if f.rec.Supervisor.alive() {
+		if err := syscall.Kill(f.rec.Supervisor.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			n.log.Warn("supervisor not ended", "assignment", f.rec.Assignment.ID, "err", err)
+		}
+	}
+	if err := f.group.remove(); err != nil {
+		n.log.Warn("groups not removed", "assignment", f.rec.Assignment.ID, "err", err)
+	}
+	f.group = nil
 }
 
 // restoreSupervisor finds the device of a fill job and the supervisor that is

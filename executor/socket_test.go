@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -89,6 +90,24 @@ func TestParsePeer(t *testing.T) {
 		job, fill, err := parsePeer(c.text, "pipefill_n0", 1000)
 		if (err != nil) != c.fails || err == nil && (job != c.job || fill != c.fill) {
 			t.Errorf("%s: job %d fill %d, %v", name, job, fill, err)
+		}
+	}
+}
+
+func TestJobsOf(t *testing.T) {
+	const v1 = "6:freezer:/slurm_n0/uid_1000/job_7/step_extern\n0::/\n"
+	for name, c := range map[string]struct {
+		text  string
+		jobs  map[int64]bool
+		gated bool
+	}{
+		"of a job, and not gated": {v1, map[int64]bool{7: true}, false},
+		"gated":                   {strings.Replace(v1, "0::/", "0::/pipefill_n0/assignment_3", 1), map[int64]bool{7: true}, true},
+		"gated by another node":   {strings.Replace(v1, "0::/", "0::/pipefill_n1/assignment_3", 1), map[int64]bool{7: true}, false},
+		"of no job":               {"6:freezer:/\n0::/user.slice\n", map[int64]bool{}, false},
+	} {
+		if jobs, gated := jobsOf(c.text, "pipefill_n0"); !maps.Equal(jobs, c.jobs) || gated != c.gated {
+			t.Errorf("%s: %v %t", name, jobs, gated)
 		}
 	}
 }

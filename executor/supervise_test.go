@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -120,6 +121,12 @@ func TestGroup_MovesFreezesAndKills(t *testing.T) {
 	}
 	if own, err := g.cpuNs(); err != nil || own != v.cpuNs() {
 		t.Errorf("CPU time %d %v and %d", own, err, v.cpuNs())
+	}
+	if err := g.signalOne(os.Getpid(), unix.SIGKILL); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("a process outside of the group was signalled: %v", err)
+	}
+	if err := g.signalOne(pid, unix.SIGCONT); err != nil {
+		t.Errorf("one of the group was not: %v", err)
 	}
 	if err := g.kill(); err != nil {
 		t.Fatal(err)

@@ -19,7 +19,8 @@ const (
 	tickEvery = 2 * beatEvery
 	// The same with no main job on the node.
 	idleEvery = time.Second
-	// How often it is checked that the jobs on record still exist in Slurm.
+	// How often it is checked that the jobs on record still exist in Slurm, and
+	// that no process of a fill job is outside of its group.
 	absentEvery = 10 * time.Second
 	// Looks in a row that must miss a job before it counts as gone: one may
 	// fall between two of its processes.
@@ -202,7 +203,7 @@ func (n *node) lookForJobs() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, m := range n.mains {
-		if jobs[id] || m.hasOpener() {
+		if _, here := jobs[id]; here || m.hasOpener() {
 			m.absent = 0
 		} else if m.absent++; m.absent >= absentMost {
 			n.endMain(m, "the main job vanished")
@@ -212,12 +213,35 @@ func (n *node) lookForJobs() {
 		if f.ended() || f.rec.Stopping != "" {
 			continue
 		}
+		strays, here := jobs[f.rec.Assignment.Job.JobID]
+		n.gather(f, strays)
 		pids, err := f.group.pids()
-		if jobs[f.rec.Assignment.Job.JobID] || err != nil || len(pids) > 0 {
+		if here || err != nil || len(pids) > 0 {
 			f.absent = 0
 		} else if f.absent++; f.absent >= absentMost {
 			n.finish(f, pipefill.OutcomeLost, "the fill job vanished without a word from Slurm", -1)
 		}
+	}
+}
+
+// gather moves processes of a fill job into its group that no plugin told of:
+// pam_slurm_adopt puts a login of its user into the job's extern step.
+func (n *node) gather(f *fillJob, strays []int) {
+	for _, pid := range strays {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		// The number may be another process by now.
+		job, fill, err := parsePeer(string(data), n.groups.name, f.rec.Assignment.UID)
+		if err != nil || job != f.rec.Assignment.Job.JobID || fill != 0 {
+			continue
+		}
+		if err := f.group.add(pid); err != nil {
+			n.log.Warn("process of fill job not moved into its group", "fill_job_id", job, "pid", pid, "err", err)
+			continue
+		}
+		n.log.Info("process of fill job found outside of its group", "fill_job_id", job, "pid", pid)
 	}
 }
 

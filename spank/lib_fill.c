@@ -5,6 +5,7 @@
  * job that lies about its bubbles slows down itself.
  */
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,8 +181,8 @@ void pf_fill_yield(struct pf_fill *fill)
 	fill->begin_ns = 0;
 }
 
-static int64_t begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
-			   int64_t left_ns)
+static void begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
+			int64_t left_ns)
 {
 	if (opening != fill->last_opening) {
 		fill->last_opening = opening;
@@ -193,7 +194,14 @@ static int64_t begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
 	fill->deadline_ns = now + (uint64_t) left_ns;
 	STORE(fill->page->running, 1);
 	STORE(fill->page->beat_ns, now);
-	return left_ns;
+}
+
+/* The main side wakes PF_WAKE_MOST waiters: who starts wakes the others. */
+static void pass_on(const struct pf_fill *fill)
+{
+	if (LOAD(fill->control->wake))
+		(void) syscall(SYS_futex, &fill->main->word, FUTEX_WAKE_BITSET,
+			       INT_MAX, NULL, NULL, PF_EDGE_OPEN);
 }
 
 /* Sleeps until the word is not word, or ns have passed. Only openings wake: a
@@ -272,6 +280,7 @@ int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
 {
 	uint64_t end_ns = UINT64_MAX;
 	uint64_t now;
+	int waited = 0;
 
 	if (!fill)
 		return INT64_MAX;
@@ -287,10 +296,15 @@ int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
 		if (pf_fill_stopping(fill))
 			return -1;
 		left_ns = left(fill, now, &opening);
-		if (left_ns > 0 && left_ns >= need_ns)
-			return begin_chunk(fill, now, opening, left_ns);
+		if (left_ns > 0 && left_ns >= need_ns) {
+			begin_chunk(fill, now, opening, left_ns);
+			if (waited)
+				pass_on(fill);
+			return left_ns;
+		}
 		if (now >= end_ns)
 			return -1;
+		waited = 1;
 		await_change(fill, word, now, end_ns);
 	}
 }

@@ -5,7 +5,6 @@
  * system call happens in pf_open and pf_close.
  */
 #include <errno.h>
-#include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,7 +204,7 @@ static void wake(const struct pf_main *main, uint32_t edge)
 	/* Without FUTEX_PRIVATE: the waiters are other processes. */
 	if (LOAD(main->control->wake))
 		(void) syscall(SYS_futex, &main->page->word, FUTEX_WAKE_BITSET,
-			       INT_MAX, NULL, NULL, edge);
+			       PF_WAKE_MOST, NULL, NULL, edge);
 }
 
 /* How much of a bubble is usable, 0: not worth an opening. */

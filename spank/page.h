@@ -38,6 +38,11 @@
 #define PF_EDGE_OPEN 1u
 #define PF_EDGE_SHUT 2u
 
+/* So many waiters the main side wakes at an edge. Anybody with the page can
+ * wait, and a thousand waiters must not cost it a millisecond: real-time ones,
+ * as the supervisor, are first, and fill work that starts wakes the rest. */
+#define PF_WAKE_MOST 4
+
 /* Flags of an event. */
 #define PF_EVENT_OFFERED 1u /* the gate was opened for it */
 #define PF_EVENT_CONTROL 2u /* withheld: a control iteration */

@@ -10,10 +10,14 @@
 void pf_say(const struct pf_slurm *slurm, const char *place, const char *what,
 	    const char *why)
 {
-	char text[768];
+	char text[768], *c;
 
 	(void) snprintf(text, sizeof(text), "pipefill: %s: %s: %s", place, what,
 			why);
+	/* why may be a user's: it must not look like a line of slurmd's own. */
+	for (c = text; *c; c++)
+		if (iscntrl((unsigned char) *c))
+			*c = '?';
 	slurm->log(slurm->context, text);
 }
 

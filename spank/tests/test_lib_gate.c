@@ -83,7 +83,8 @@ static void test_withheld(struct fake_daemon *d, struct pf_main *main)
 	d->control->floor_ns = 5000000;
 	pf_bubble_begin(main, PF_FWD_BWD, 0);
 	tap_ok(d->main->word & PF_WORD_OPEN, "but the floor");
-	tap_ok(d->main->deadline_ns == d->main->begin_ns + 5000000, "and not more");
+	tap_ok(d->main->deadline_ns == d->main->begin_ns + 5000000,
+	       "and not more");
 	pf_bubble_end(main);
 	pf_bubble_begin(main, PF_FWD_BWD, 1000);
 	tap_ok(d->main->word & PF_WORD_OPEN, "learned or not");

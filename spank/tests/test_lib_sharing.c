@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -48,6 +49,113 @@ static void test_read_only_futex(void)
 	       "a wake reaches a waiter on a read-only page (woken %d, status "
 	       "%x)",
 	       woken, status);
+	fake_stop(&d);
+}
+
+#define CROWD 40
+
+static _Atomic int *awake; /* shared with the children */
+
+static void *wait_once(void *arg)
+{
+	const struct pf_main_page *page = arg;
+
+	while (syscall(SYS_futex, &page->word, FUTEX_WAIT_BITSET,
+		       atomic_load(&page->word), NULL, NULL, PF_EDGE_OPEN))
+		;
+	atomic_fetch_add(awake, 1);
+	return NULL;
+}
+
+/* Threads of a fill job that wait without libpipefill. */
+static pid_t start_crowd(struct fake_daemon *d)
+{
+	pid_t child = fork();
+	pthread_t threads[CROWD];
+	void *page;
+	int i;
+
+	if (child)
+		return child;
+	page = mmap(NULL, PF_MAIN_SIZE, PROT_READ, MAP_SHARED,
+		    fake_read_only(d->fd[0]), 0);
+	if (page == MAP_FAILED)
+		_exit(2);
+	for (i = 0; i < CROWD; i++)
+		if (pthread_create(&threads[i], NULL, wait_once, page))
+			_exit(3);
+	for (i = 0; i < CROWD; i++)
+		pthread_join(threads[i], NULL);
+	_exit(0);
+}
+
+/* How many threads of a process sleep, as the kernel says. */
+static int sleepers(pid_t pid)
+{
+	char path[64], line[256];
+	FILE *pipe;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "cat /proc/%d/task/*/stat", (int) pid);
+	pipe = popen(path, "r");
+	while (pipe && fgets(line, sizeof(line), pipe)) {
+		const char *end = strrchr(line, ')');
+
+		n += end && end[2] == 'S';
+	}
+	if (pipe)
+		pclose(pipe);
+	return n;
+}
+
+/* However many wait, the main job wakes a few: a crowd must not hold it up. The
+ * rest is woken by fill work that starts. */
+static void test_crowd(void)
+{
+	struct fake_daemon d;
+	struct pf_main *main;
+	struct pf_fill *fill;
+	uint64_t end = fake_now() + DEADLINE_NS;
+	pid_t crowd, waiter;
+
+	fake_start(&d, FAKE_NONE);
+	awake = mmap(NULL, sizeof(*awake), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	main = pf_open("cpu:0");
+	d.control->wake = 1;
+	d.control->floor_ns = DEADLINE_NS;
+	crowd = start_crowd(&d);
+	while (sleepers(crowd) < CROWD + 1 && fake_now() < end)
+		sched_yield();
+	pf_bubble_begin(main, PF_STEADY, 0);
+	while (atomic_load(awake) < PF_WAKE_MOST && fake_now() < end)
+		sched_yield();
+	pf_bubble_end(main);
+	tap_ok(atomic_load(awake) == PF_WAKE_MOST,
+	       "of %d waiters the main job wakes %d", CROWD,
+	       atomic_load(awake));
+	setenv("PIPEFILL_ROLE", "fill", 1);
+	waiter = fork();
+	if (!waiter) {
+		fill = pf_fill_open();
+		_exit(pf_fill_wait(fill, 0, -1) > 0 ? 0 : 1);
+	}
+	/* It waits before the gate opens, or it has nobody to thank. */
+	while (!atomic_load(&d.fill->pid) && fake_now() < end)
+		sched_yield();
+	while (sleepers(waiter) < 1 && fake_now() < end)
+		sched_yield();
+	pf_bubble_begin(main, PF_STEADY, 0);
+	while (atomic_load(awake) < CROWD && fake_now() < end)
+		sched_yield();
+	pf_bubble_end(main);
+	tap_ok(atomic_load(awake) == CROWD,
+	       "fill work that starts wakes the rest (%d)", atomic_load(awake));
+	kill(crowd, SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	pf_close(main);
+	munmap((void *) awake, sizeof(*awake));
 	fake_stop(&d);
 }
 
@@ -281,6 +389,7 @@ static void test_fill_fork(void)
 
 int main(void)
 {
+	test_crowd();
 	test_read_only_futex();
 	test_wake_is_prompt();
 	test_snapshots();

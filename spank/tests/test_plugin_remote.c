@@ -284,13 +284,15 @@ static void test_others(void)
 	tap_ok(remote.role == PF_ROLE_FILL && !remote.assigned,
 	       "a forged partition does not free a fill job's step");
 	stop(&d);
-	fake_set_env(&fake, "PIPEFILL_OPTIONS", "no such key");
+	fake_set_env(&fake, "PIPEFILL_OPTIONS", "no\nerror: such\x1b key");
 	start(&d, "other\n", NULL);
 	remote = new_remote(d.dir);
 	pf_remote_start(&slurm, &remote, NULL);
 	tap_ok(remote.role == PF_ROLE_NONE && strstr(fake.logs, "left aside"),
 	       "a mistake that came through slurmrestd harms nobody: %s",
 	       fake.logs);
+	tap_ok(strstr(fake.logs, "no?error: such? key") != NULL,
+	       "nor does it forge a line of the log");
 	fake.fail_items = 1;
 	fake.fail_set = 1;
 	pf_remote_start(&slurm, &remote, "");
