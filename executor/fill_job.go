@@ -411,7 +411,9 @@ func (n *node) advance(f *fillJob) {
 		}
 		return
 	}
-	f.super.at.Command.Store(superExit)
+	// Its page is the only one that knows of the last opening: it lives until
+	// that is in the ledger, lest a daemon that is killed meanwhile finds none.
+	f.super.at.Command.Store(superHold)
 	if f.device != nil {
 		futexWake(&f.device.main.at.Word)
 	}
@@ -431,6 +433,10 @@ func (n *node) conclude(f *fillJob) {
 	rec.Assignment.State, rec.Assignment.Outcome, rec.EndedMs = pipefill.AssignmentEnded, rec.Stopping, n.nowMs()
 	if err := n.saveFill(f, rec); err != nil {
 		return
+	}
+	f.super.at.Command.Store(superExit)
+	if f.device != nil {
+		futexWake(&f.device.main.at.Word)
 	}
 	n.fault(fmt.Sprintf("kill-%d", rec.Assignment.ID), "")
 	if f.device != nil {

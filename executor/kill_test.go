@@ -212,6 +212,10 @@ func killedAt(t *testing.T, at int) int {
 	}
 	ran := sc.cmd.ProcessState.UserTime() + sc.cmd.ProcessState.SystemTime()
 	until("its usage to be told", func() bool { return s.used().CPUNs >= int64(ran)*8/10 })
+	// On this core it ran when its gate was open: CPU time is device time.
+	if used := s.used(); used.DeviceNs < int64(ran)*7/10 || used.Openings == 0 {
+		t.Errorf("charged %d us of device time in %d openings, ran %d us", used.DeviceNs/1000, used.Openings, ran.Microseconds())
+	}
 	if used := s.used(); used.CPUNs > int64(ran)*11/10+2e6 {
 		t.Errorf("charged %d us of CPU time, ran %d us", used.CPUNs/1000, ran.Microseconds())
 	}
