@@ -13,7 +13,7 @@ export DESTDIR prefix sysconfdir libdir sbindir bindir includedir mandir unitdir
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
-.PHONY: all setup test demo bench policies install lint check-c check-go check-py check-slurm check-demo check-install check-faults check-gpu check-sim faultpoint go-binaries clean
+.PHONY: all setup test demo bench bench-docs policies install lint check-c check-go check-py check-slurm check-demo check-install check-faults check-gpu check-sim faultpoint go-binaries clean
 all: go-binaries
 
 FRAGMENTS := $(wildcard spank/spank.mk spank/plugin.mk engine/nccl/nccl.mk engine/launch/launch.mk engine/cuda/cuda.mk)
@@ -57,7 +57,7 @@ demo: setup
 	$(MAKE) all
 	$(GO) run ./test/demo --build $(BUILD) --out $(BUILD)/demo
 
-# Hours where no interval gets narrow; BENCH="--only fill --limit 5m" is shorter.
+# Two and a half hours at most, where no interval gets narrow; BENCH="--only fill --limit 5m" is shorter.
 bench: setup
 	$(MAKE) all $(BUILD)/bench_gate
 	$(GO) run ./test/bench --build $(BUILD) $(BENCH)
@@ -66,6 +66,10 @@ bench: setup
 TRACES ?= ../shared/data
 policies:
 	$(GO) run ./test/policies --data $(TRACES) --docs docs/policies.md --svg docs/policies.svg
+
+# The tables of docs/measurements.md from build/bench.json.
+bench-docs:
+	$(GO) run ./test/bench --build $(BUILD) --docs docs/measurements.md
 
 check-go:
 	$(GO) vet ./...

@@ -32,16 +32,19 @@ type rival struct {
 	autogroup bool // left on: every session is a scheduling group
 }
 
-// compete toggles rivals on and off within one run of the main job, in blocks
-// of a few seconds, and compares its iterations.
-func (b *bench) compete(ctx context.Context) error {
-	rivals := []rival{
+func rivals() []rival {
+	return []rival{
 		{"ungated, same priority", 0, false, true},
 		{"ungated, nice 19", 19, false, true},
 		{"ungated, nice 19, without autogroup", 19, false, false},
 		{"Slurm's oversubscription", 0, true, true},
 	}
-	for _, r := range rivals {
+}
+
+// compete toggles rivals on and off within one run of the main job, in blocks
+// of a few seconds, and compares its iterations.
+func (b *bench) compete(ctx context.Context) error {
+	for _, r := range rivals() {
 		if err := b.competeWith(ctx, r, min(b.limit, 3*time.Minute)); err != nil {
 			return err
 		}

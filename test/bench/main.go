@@ -95,6 +95,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.DurationVar(&b.limit, "limit", 25*time.Minute, "the longest that one figure's run may take")
 	flags.StringVar(&b.setting, "setting", "", "of fill, only settings whose name holds this `TEXT`, as SCHED_IDLE")
 	flags.StringVar(&b.keep, "keep", "", "`FOLDER` for the raw traces of fill and guard, one below it for each setting")
+	docs := flags.String("docs", "", "measure nothing: write the tables of this `PAGE` anew from bench.json")
+	total := flags.Duration("total", 150*time.Minute, "the longest that all of it may take; what is not measured by then is not")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -105,6 +107,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 	}
 	b.begin = b.now()
+	if *docs != "" {
+		return b.docs(*docs)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, *total, fmt.Errorf("--total %s has passed", *total))
+	defer cancel()
 	for name := range strings.SplitSeq(*only, ",") {
 		if !strings.Contains(","+strings.Join(names, ",")+",", ","+name+",") {
 			return fmt.Errorf("--only %s: there is no part %q: write some of %s", *only, name, strings.Join(names, ","))
@@ -200,12 +207,17 @@ func (b *bench) fill(ctx context.Context) error {
 	return nil
 }
 
+// guards are tried one by one, in ms.
+var guards = []float64{0, 1, 2, 5, 10}
+
+func guardName(ms float64) string { return fmt.Sprintf("guard %g ms, signal, normal priority", ms) }
+
 // guard shows what a shorter guard gives and costs, at the main job's own
 // priority, where the guard is all there is.
 func (b *bench) guard(ctx context.Context) error {
-	for _, ms := range []float64{0, 1, 2, 5, 10} {
+	for _, ms := range guards {
 		s := settings()[1]
-		s.name = fmt.Sprintf("guard %g ms, signal, normal priority", ms)
+		s.name = guardName(ms)
 		s.slowest, s.filled = 0, 0
 		s.node = []string{"fill_sched: normal", fmt.Sprintf("guard_ms: %g", ms), "share: 1", "control: 50%", "budget: 100%"}
 		report, err := b.measureFill(ctx, s, min(b.limit, 2*time.Minute))

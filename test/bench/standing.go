@@ -13,8 +13,11 @@ import (
 	"pipefill/test/workload"
 )
 
-// How long one main job is measured in standing.
-const standingTime = 40 * time.Second
+const (
+	// How long one main job is measured in standing.
+	standingTime = 40 * time.Second
+	standingName = "fill signal, SCHED_IDLE: slow-down against a main job without pipefill"
+)
 
 // standing compares whole main jobs, in pairs: one with pipefill and fill jobs,
 // and one without --pipefill on nodes without daemons. Control iterations
@@ -39,7 +42,7 @@ func (b *bench) standing(ctx context.Context) error {
 	estimate, _ := measure.Interval95(ratios)
 	lo, hi := 100*estimate.Lo, 100*estimate.Hi
 	return b.add(row{
-		Name: "fill signal, SCHED_IDLE: slow-down against a main job without pipefill", Unit: "%",
+		Name: standingName, Unit: "%",
 		Value: 100 * estimate.Value, N: len(ratios), Lo: &lo, Hi: &hi,
 	})
 }
