@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
 	defer cancel()
 	d.say("starting a private Slurm cluster of two nodes, pipefilld on each, pipefillctld, slurmrestd and munge")
-	d.cluster, err = cluster.Up(ctx, d.root, slog.New(slog.DiscardHandler), "--trace")
+	d.cluster, err = cluster.Up(ctx, d.root, slog.New(slog.DiscardHandler), append([]string{"--trace"}, generous...)...)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	}
 	return d.report()
 }
+
+// generous offers as much as suits fill jobs of the idle class on cores, which
+// give way by themselves; the defaults are for devices where a stop takes time.
+var generous = []string{"--node=guard_ms: 0", "--node=share: 2", "--node=min_ms: 1", "--node=floor_ms: 20"}
 
 // prepare makes paths absolute and the output folder empty.
 func (d *demo) prepare() error {

@@ -4,6 +4,7 @@ package slurmtest
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,7 +38,8 @@ func (c *cluster) trainer(t *testing.T, iterations int, options ...string) int64
 	return c.slowTrainer(t, iterations, 25, options...)
 }
 
-// slowTrainer is trainer with bubbles of another length.
+// slowTrainer is trainer with bubbles of another length. Where they are long it
+// computes for longer, and writes what that took to times/it.<core>.
 func (c *cluster) slowTrainer(t *testing.T, iterations, bubbleMs int, options ...string) int64 {
 	t.Helper()
 	for _, file := range []string{"../../build/libpipefill.so", "testdata/bubbles.py"} {
@@ -49,7 +51,17 @@ func (c *cluster) slowTrainer(t *testing.T, iterations, bubbleMs int, options ..
 			t.Fatal(err)
 		}
 	}
+	times := filepath.Join(c.dir, "times")
+	if err := os.MkdirAll(times, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(times, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	script := fmt.Sprintf("srun /usr/bin/python3 %[1]s/lib/bubbles.py %[1]s/lib/libpipefill.so %[2]d 10 %[3]d", c.dir, iterations, bubbleMs)
+	if bubbleMs >= 250 {
+		script = fmt.Sprintf("srun /usr/bin/python3 %[1]s/lib/bubbles.py %[1]s/lib/libpipefill.so %[2]d 50 %[3]d %[4]s/it", c.dir, iterations, bubbleMs, times)
+	}
 	out := c.output(t, "train")
 	return c.sbatch(t, "pf_train", script, append([]string{"-p", "main", "-N2", "--ntasks-per-node=1", "-c2", "--mem=1000", "-o", out}, options...)...)
 }
@@ -128,6 +140,25 @@ func TestMainJob(t *testing.T) {
 		j := c.awaitJob(t, id, "to end", slurm.Job.Ended)
 		if out := c.read(t, c.dir+"/log/train.out"); j.State != "COMPLETED" || strings.Count(out, "opened") != 2 {
 			t.Errorf("%s: %s", j.State, out)
+		}
+	})
+
+	t.Run("a main job through slurmrestd brings its options in its environment", func(t *testing.T) {
+		for name, options := range map[string]string{"opened": "budget=5%", "unfilled": "bugdet=5%"} {
+			out := c.output(t, "rest-"+name)
+			script := fmt.Sprintf("#!/bin/sh\n/usr/bin/python3 %[1]s/lib/bubbles.py %[1]s/lib/libpipefill.so 2 10 25\n", c.dir)
+			body, err := json.Marshal(map[string]any{"script": script, "job": map[string]any{
+				"partition": "main", "tasks": 1, "environment": map[string]string{"PATH": "/usr/bin:/bin", "PIPEFILL_OPTIONS": options},
+				"current_working_directory": "/tmp", "standard_output": out, "name": "rest-" + name,
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := c.rest(t, "pf_train", "POST", "job/submit", string(body))
+			await(t, "its output: slurmrestd said "+said, func() bool { return strings.Contains(c.read(t, out), "done") })
+			if text := c.read(t, out); !strings.Contains(text, name) {
+				t.Errorf("with PIPEFILL_OPTIONS=%s: %s", options, text)
+			}
 		}
 	})
 

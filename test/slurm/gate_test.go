@@ -5,6 +5,8 @@ package slurmtest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,13 +73,14 @@ func TestGate(t *testing.T) {
 		} else {
 			t.Logf("opening of %s, stopped %s after the kill", time.Duration(last.EndNs-last.BeginNs), late)
 		}
-		// Two iterations of the main job: its bubbles must not wake it.
+		// Some iterations of the main job: its bubbles must not wake it.
 		var before []int64
 		for _, rank := range ranks {
 			before = append(before, cpuNs(t, rank))
 		}
-		unchanged := time.Now().Add(time.Second)
-		await(t, "a second without a daemon", func() bool { return time.Now().After(unchanged) })
+		unchanged := time.Now().Add(3 * time.Second)
+		await(t, "three seconds without a daemon", func() bool { return time.Now().After(unchanged) })
+		c.checkIterations(t, daemon, killed)
 		if now := cpuNs(t, pid); now != used {
 			t.Errorf("without a daemon it used %s", time.Duration(now-used))
 		}
@@ -124,6 +127,34 @@ func TestGate(t *testing.T) {
 		c.checkRunaway(t, id)
 	})
 	c.noneDrained(t)
+}
+
+// checkIterations holds that 200 ms after the kill the main job of that node
+// computed as it did before there was a fill job: one that ran on at the same
+// priority would take half of the core.
+func (c *cluster) checkIterations(t *testing.T, daemon string, killedNs int64) {
+	t.Helper()
+	core := map[string]string{"pipefilld.n0": "0", "pipefilld.n1": "1"}[daemon]
+	var before, after []int64
+	for line := range strings.Lines(c.read(t, filepath.Join(c.dir, "times", "it."+core))) {
+		var begin, computed int64
+		if _, err := fmt.Sscan(line, &begin, &computed); err != nil {
+			continue // half a line
+		}
+		if begin > killedNs+int64(stopMost) {
+			after = append(after, computed)
+		} else if begin < killedNs-int64(stopMost) {
+			before = append(before, computed)
+		}
+	}
+	if len(before) < 8 || len(after) < 3 {
+		t.Fatalf("%d iterations before the kill and %d after it", len(before), len(after))
+	}
+	// The fastest of each: whatever else this machine does has its say in the others.
+	if slices.Min(after) > slices.Min(before)*5/4 {
+		t.Errorf("computing took %s at best before the kill, and %s from %s after it", time.Duration(slices.Min(before)), time.Duration(slices.Min(after)), stopMost)
+	}
+	t.Logf("computing took %s at best before the kill, %s after it", time.Duration(slices.Min(before)), time.Duration(slices.Min(after)))
 }
 
 // cpuNs is what the first thread of a process has run, by the scheduler.

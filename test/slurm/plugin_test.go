@@ -100,7 +100,7 @@ func TestOptions(t *testing.T) {
 			"budget=99%":      {"budget=99%: write per cent above 0% and up to 20%"},
 			"budget=1%,":      {"empty key"},
 			"fill,budget=1%":  {"a job is one of the two"},
-			"fill,mode=smart": {"mode=signal or mode=chunked"},
+			"fill,mode=smart": {"mode=signal, mode=chunked or mode=launch"},
 		} {
 			t.Run(name+" refuses "+value, func(t *testing.T) {
 				out, err := c.as(t, "pf_train", strings.Fields(fmt.Sprintf(command, "--pipefill="+value))...)

@@ -1,6 +1,9 @@
 """A main job in thirty lines: iterations of some computing and two bubbles, told to libpipefill.
 
-bubbles.py LIBRARY ITERATIONS COMPUTE_MS BUBBLE_MS
+bubbles.py LIBRARY ITERATIONS COMPUTE_MS BUBBLE_MS [TIMES]
+
+With TIMES it computes for so much of its own CPU time, and writes when each iteration began and what its computing took
+(ns of CLOCK_MONOTONIC) to TIMES.<core>: work that somebody holds up takes longer then.
 """
 import ctypes
 import os
@@ -8,6 +11,7 @@ import sys
 import time
 
 library, iterations, compute_ms, bubble_ms = sys.argv[1], *map(float, sys.argv[2:5])
+times = None
 pf = ctypes.CDLL(library)
 pf.pf_open.restype = ctypes.c_void_p
 pf.pf_device.restype = ctypes.c_char_p
@@ -25,23 +29,32 @@ while not handle and os.environ.get("PIPEFILL_ROLE") == "main" and time.monotoni
 if handle:
     device = pf.pf_device(handle).decode()
     print("opened", device, flush=True)
-    os.sched_setaffinity(0, {int(device.removeprefix("cpu:"))})
+    core = int(device.removeprefix("cpu:"))
+    os.sched_setaffinity(0, {core})
+    if len(sys.argv) > 5:
+        times = open(f"{sys.argv[5]}.{core}", "w", buffering=1)
 else:
     print("unfilled:", pf.pf_strerror().decode(), flush=True)
 
 
 def compute():
-    until = time.perf_counter() + compute_ms / 1e3
-    while time.perf_counter() < until:
+    """Returns what it took, in ns."""
+    clock = time.thread_time if times else time.perf_counter
+    begin, until = time.monotonic_ns(), clock() + compute_ms / 1e3
+    while clock() < until:
         pass
+    return time.monotonic_ns() - begin
 
 
 for _ in range(int(iterations)):
     pf.pf_iteration(handle)
+    begin, computed = time.monotonic_ns(), 0
     for index in (0, 1):
-        compute()
+        computed += compute()
         pf.pf_bubble_begin(handle, index, index)  # kinds fill-drain and fwd-bwd
         time.sleep(bubble_ms / 1e3)
         pf.pf_bubble_end(handle)
+    if times:
+        times.write(f"{begin} {computed}\n")
 pf.pf_close(handle)
 print("done", flush=True)
