@@ -20,6 +20,10 @@ class TestEngines(Announced):
             with self.subTest(name):
                 self.check_same(plain[name], run, program)
                 self.check_announced(run, f"{program}, {name}")
+                for a, b in zip(plain[name].ranks, run.ranks):
+                    # NeMo's timers are called as ever, and are its own again afterwards.
+                    self.assertEqual((a.get("timed"), a.get("kept")), (b.get("timed"), b.get("kept")))
+                    self.assertTrue(b.get("timed", [True]) and b.get("kept", True))
                 for rank, ran_ns in enumerate(run.filled_ns):
                     self.assertGreater(ran_ns, 0, f"rank {rank}")
 

@@ -72,6 +72,8 @@ class TestTorchPipelining(Announced):
             with self.subTest(name):
                 self.check_same(plain[name], run, name)
                 self.check_announced(run, "2.9 " + name)
+                self.assertTrue(run.told["by_name"], "what torchtitan imports by name is not hooked")
+                self.assertFalse(plain[name].told["by_name"])
 
     def test_four_ranks_that_compute(self):
         plain = pipeline.run("torch_rank.py", "OUT", 20, *ONE_STAGE, "--cure", world=4, hooked=False)

@@ -69,6 +69,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"gate", "what an announcement costs and how soon fill work runs, from C and Python", (*bench).gate},
+		{"engines", "the hooks on real engines: what is announced against what is idle, and their cost (packaging/engines)", (*bench).engines},
 		{"start", "how much later a main job starts, with pipefilld absent, hanging or answering garbage", (*bench).start},
 		{"fill", "slow-down and share filled: chunked, signal, SCHED_IDLE", (*bench).fill},
 		{"guard", "the trade-off over the guard", (*bench).guard},

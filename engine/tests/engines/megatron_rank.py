@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of Megatron-Core pipelines, without and with interleaving; nothing in it knows of pipefill.
+"""One rank of Megatron-Core pipelines, without and with interleaving, with timers as NeMo has; nothing in it knows of pipefill.
 
     megatron_rank.py MICRO_BATCHES STEPS OUT.json
 
@@ -27,6 +27,7 @@ import tracer  # noqa: E402
 torch.set_num_threads(1)
 torch.cuda.current_device = lambda: "cpu"
 torch.Tensor.cuda = lambda self, *_, **__: self
+torch.cuda.synchronize = lambda *_: None
 torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
 
 
@@ -48,6 +49,7 @@ with warnings.catch_warnings():
     from megatron.core import ModelParallelConfig, package_info, parallel_state
     from megatron.core.enums import ModelType
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+    from megatron.core.timers import Timers
 
 WIDTH, ROWS, LAYERS = 512, 16, 16
 
@@ -107,7 +109,9 @@ def train(chunks):
     parallel_state.initialize_model_parallel(pipeline_model_parallel_size=world,
                                              virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None)
     model = [Stage(chunks, chunk) for chunk in range(chunks)]
+    timers = Timers(2, "minmax")  # as NeMo's MegatronStrategy gives its own
     for stage in model:
+        stage.config.timers = timers
         stage.config.virtual_pipeline_model_parallel_size = chunks if chunks > 1 else None
     parameters = [p for stage in model for p in stage.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05)
@@ -126,7 +130,8 @@ def train(chunks):
         optimizer.step()
         losses += [sum(float(one["loss"]) for one in done) / len(done)] if done else []
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
-    trace.result(losses=losses, parameters=digest)
+    timed = sorted(name for name, timer in timers._timers.items() if timer.elapsed(reset=False) > 0)
+    trace.result(losses=losses, parameters=digest, timed=timed, kept=all(s.config.timers is timers for s in model))
     dist.barrier()
     parallel_state.destroy_model_parallel()
 

@@ -29,12 +29,12 @@ STOPPED = 75  # how examples/fill_chunked.py ends when it is told to
 class Run:
     """One part of what came of it.
 
-    ranks: what each wrote of it; version: the engine's; events: what each announced, [] without a hook; output: stdout
+    ranks: what each wrote of it; version: the engine's; told: what else the last rank wrote; events: what each announced, [] without a hook; output: stdout
     and stderr; filled_ns: for how long fill work ran beside each, in all parts.
     """
 
-    def __init__(self, ranks, version, events, output, filled_ns):
-        self.version = version
+    def __init__(self, ranks, told, events, output, filled_ns):
+        self.version, self.told = told["version"], told
         self.ranks, self.output, self.filled_ns = ranks, output, filled_ns
         self.events = [[e for e in one if rank["steps"][0][0] <= e["begin_ns"] <= rank["steps"][-1][1]]
                        for one, rank in zip(events, ranks)]
@@ -127,7 +127,7 @@ def run(program, *arguments, world=2, hooked=True, fill=False, environment=None,
                     told = json.load(file)
                 ranks.append(told["parts"])
             filled_ns = [daemon.filled_ns() for daemon in daemons]
-            return {parts[0]["name"]: Run(parts, told["version"], events, output, filled_ns) for parts in zip(*ranks)}
+            return {parts[0]["name"]: Run(parts, told, events, output, filled_ns) for parts in zip(*ranks)}
         finally:
             for daemon, process in zip(daemons, fills):
                 daemon.stop_fill()

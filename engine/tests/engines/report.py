@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints the tables of docs/engines.md, from runs of its own, and draws its plot.
 
-    report.py [--steps N] [--plot FILE.svg]
+    report.py [--only PART] [--steps N] [--plot FILE.svg] [--json]
+
+--json: rows as build/bench.json has them, a line each, and the tables on stderr.
 
 Needs build/engines (packaging/engines) and a quiet machine.
 """
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -52,6 +55,21 @@ def short(schedule):
     return schedule.removeprefix("Schedule")
 
 
+def row(rows, name, value, unit, n, target, met):
+    """One row of build/bench.json."""
+    rows.append({"name": name, "value": value, "unit": unit, "n": n, "target": target, "met": met})
+
+
+def judge(rows, name, figures):
+    """The rows of a run: the worst rank against each target."""
+    n = min(len(f.late_ns) for f in figures)
+    covered = 100 * min(f.covered for f in figures)
+    beyond, late_us = 100 * max(f.beyond for f in figures), max(f.late_us for f in figures)
+    row(rows, f"{name}: idle time announced, worst rank", covered, "%", n, 95, covered >= 95)
+    row(rows, f"{name}: offered and not idle, worst rank", beyond, "%", n, 2, beyond <= 2)
+    row(rows, f"{name}: a bubble's start announced late, p99, worst rank", late_us, "us", n, 100, late_us <= 100)
+
+
 def percent(value):
     return f"{100 * value:.1f}"
 
@@ -69,44 +87,46 @@ def runs(ranks, steps):
             yield name.partition(":")[0], micro_batches, run
 
 
-def fractions(steps):
+def fractions(steps, out, rows):
     """Prints idle fractions beside theory; returns the plot's points: (label, theory, the ranks' fractions)."""
-    print("| schedule | stages | micro-batches | theory, % | idle by the trace, % a rank | announced of it, % | "
+    out("| schedule | stages | micro-batches | theory, % | idle by the trace, % a rank | announced of it, % | "
           "not idle of what is offered, % | late, p99 |")
-    print("|---|---|---|---|---|---|---|---|")
+    out("|---|---|---|---|---|---|---|---|")
     points = []
     for ranks in (2, 4):
         for schedule, micro_batches, run in runs(ranks, steps):
             figures = run.figures()
             expected = theory(schedule, ranks, micro_batches)
-            print(f"| {short(schedule)} | {ranks if schedule in ONE_STAGE else 2 * ranks} on {ranks} | {micro_batches} | "
+            out(f"| {short(schedule)} | {ranks if schedule in ONE_STAGE else 2 * ranks} on {ranks} | {micro_batches} | "
                   f"{percent(expected)} | {', '.join(percent(f.idle) for f in figures)} | "
                   f"{percent(min(f.covered for f in figures))} | {percent(max(f.beyond for f in figures))} | "
-                  f"{max(f.late_us for f in figures):.0f} us |", flush=True)
+                  f"{max(f.late_us for f in figures):.0f} us |")
+            judge(rows, f"engines: {schedule}, {ranks} ranks that sleep, {micro_batches} micro-batches", figures)
             points.append((f"{short(schedule)}, p={ranks}, m={micro_batches}", expected, [f.idle for f in figures]))
     return points
 
 
-def engines(steps):
+def engines(steps, out, rows):
     """Prints what is announced where two ranks really compute."""
-    print("| engine | idle, % a rank | announced of it, % | offered of it, % | not idle of what is offered, % | late, p99 |")
-    print("|---|---|---|---|---|---|")
+    out("| engine | idle, % a rank | announced of it, % | offered of it, % | not idle of what is offered, % | late, p99 |")
+    out("|---|---|---|---|---|---|")
     for program, arguments in (
             ("torch_rank.py", ["OUT", steps, *(f"{name}:4" for name in SCHEDULES)]),
             ("torch_rank.py", ["OUT", steps, "Schedule1F1B:4", "ScheduleDualPipeV:4", "--newer", pipeline.NEWER_INSIDE]),
             ("deepspeed_rank.py", [4, steps, "OUT"]), ("megatron_rank.py", [4, steps, "OUT"])):
         for name, run in pipeline.run(program, *arguments).items():
             figures = run.figures()
+            judge(rows, f"engines: {program.partition('_')[0]}, {name}, two ranks that compute", figures)
             engine = f"{program.partition('_')[0]} {run.version}" + (" with 2.9.1's" if "--newer" in arguments else "")
-            print(f"| {engine}, {short(name)} | {', '.join(percent(f.idle) for f in figures)} | "
+            out(f"| {engine}, {short(name)} | {', '.join(percent(f.idle) for f in figures)} | "
                   f"{', '.join(percent(f.covered) for f in figures)} | {', '.join(percent(f.offered) for f in figures)} | "
-                  f"{', '.join(percent(f.beyond) for f in figures)} | {max(f.late_us for f in figures):.0f} us |", flush=True)
+                  f"{', '.join(percent(f.beyond) for f in figures)} | {max(f.late_us for f in figures):.0f} us |")
 
 
-def cost(steps):
+def cost(steps, out, rows):
     """Prints what the hook costs: calls times the cost of one, and the iteration with and without it beside."""
-    print("| schedule | waits an iteration | cost of one, us | of the iteration, % | iteration with / without the hook |")
-    print("|---|---|---|---|---|")
+    out("| schedule | waits an iteration | cost of one, us | of the iteration, % | iteration with / without the hook |")
+    out("|---|---|---|---|---|")
     each_us = hook_cost_us()
     names = [f"{name}:4" for name in ONE_STAGE]
     hooked = pipeline.run("torch_rank.py", "OUT", steps, *names)
@@ -116,7 +136,9 @@ def cost(steps):
         waits = len(hooked[name].bubbles(0)) / len(lengths[0])
         with_ns, without_ns = (statistics.median(one) for one in lengths)
         low, high = interval(*lengths)
-        print(f"| {short(name)} | {waits:.1f} | {each_us:.2f} | {waits * each_us * 1e5 / with_ns:.4f} | "
+        share = waits * each_us * 1e5 / with_ns
+        row(rows, f"engines: cost of the hook, {name}", share, "%", len(lengths[0]), 0.2, share <= 0.2)
+        out(f"| {short(name)} | {waits:.1f} | {each_us:.2f} | {share:.4f} | "
               f"{with_ns / without_ns:.3f} [{low:.3f}, {high:.3f}] |")
 
 
@@ -176,21 +198,30 @@ def plot(points):
 def main():
     """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=("fractions", "engines", "cost"))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--plot")
-    parser.add_argument("--only", choices=("fractions", "engines", "cost"))
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    rows = []
+
+    def out(line=""):
+        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
     if args.only in (None, "fractions"):
-        points = fractions(args.steps)
+        points = fractions(args.steps, out, rows)
         if args.plot:
             with open(args.plot, "w", encoding="utf-8") as file:
                 file.write(plot(points))
-        print()
+        out()
     if args.only in (None, "engines"):
-        engines(args.steps)
-        print()
+        engines(args.steps, out, rows)
+        out()
     if args.only in (None, "cost"):
-        cost(args.steps)
+        cost(args.steps, out, rows)
+    if args.json:
+        for one in rows:
+            print(json.dumps(one))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ if args.newer:
 
 from torch.distributed.pipelining import PipelineStage, schedules  # noqa: E402
 
+if args.newer:
+    from torch.distributed.pipelining.schedules import _wait_batch_p2p  # by name, as torchtitan does
+
 # 2.9 makes its NCCL communicators by sending 8 bytes where 4 are received, at which gloo ends the process.
 PipelineStage._get_init_p2p_neighbors_ops = lambda self: []
 
@@ -162,5 +165,6 @@ dist.init_process_group("gloo", rank=rank, world_size=world)
 for part in args.schedules:
     schedule_name, _, number = part.partition(":")
     train(schedule_name, int(number))
-trace.save(args.out, version=torch.__version__)
+by_name = args.newer is not None and hasattr(_wait_batch_p2p, "__wrapped__")
+trace.save(args.out, version=torch.__version__, by_name=by_name)
 dist.destroy_process_group()
