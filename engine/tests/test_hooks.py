@@ -82,6 +82,40 @@ class TestKinds(unittest.TestCase):
         self.assertEqual(waits.kinds([((RECV_F,), True), ((FORWARD,), False), ((RECV_F,), True)]), [Kind.OTHER] * 2)
 
 
+class TestBubbles(unittest.TestCase):
+    """Which waits are one bubble, and what its index is."""
+
+    def test_sends_before_a_receive(self):
+        happened = [((SEND,), True), ((SEND,), True), ((RECV_B,), True), ((RECV_B,), True)]
+        self.assertEqual(waits.groups(happened, [True, True, True]), [True, True, False, False])
+        self.assertEqual(waits.groups(happened, [True, False, True]), [True, False, False, False])
+
+    def test_something_sent_in_between(self):
+        happened = [((SEND,), True), ((FORWARD,), False), ((RECV_F,), True)]
+        self.assertEqual(waits.groups(happened, [True]), [False, False])
+
+    def test_nothing_waited_for(self):
+        self.assertEqual(waits.groups([((FORWARD,), False)], []), [])
+
+    def test_numbers_are_those_of_the_waits(self):
+        found = [Kind.COMM, Kind.FWD_BWD, Kind.STEADY]
+        self.assertEqual(waits.numbers(found, [True, False, False]), [0, None, 2])
+
+    def test_more_waits_than_indices(self):
+        for others in (1, 2, 100, 250):
+            for steady in (260, 1000, 5000):
+                found = [Kind.FILL_DRAIN] + [Kind.STEADY, Kind.COMM] * steady + [Kind.FILL_DRAIN] * others
+                got = waits.numbers(found, [False] * len(found))
+                given = [index for index in got if index is not None]
+                self.assertEqual(given, sorted(given), "they rise")
+                self.assertEqual([got[i] for i, kind in enumerate(found) if kind is Kind.COMM], [None] * steady)
+                drains = [got[i] for i, kind in enumerate(found) if kind is Kind.FILL_DRAIN]
+                self.assertEqual(len(set(drains)), len(drains), "only steady ones share")
+                self.assertTrue(len(set(given)) > 8 or others > 200)
+                if 2 * others < 250:
+                    self.assertLess(given[-1], 256, (others, steady))
+
+
 class TestWaits(unittest.TestCase):
     def iterate(self, hook, key="a", words=((RECV_F,), (RECV_B,)), training=True):
         hook.iteration(key, training)
@@ -98,6 +132,31 @@ class TestWaits(unittest.TestCase):
         self.iterate(hook)
         self.assertEqual(main.calls, [("iteration",), ("begin", Kind.FILL_DRAIN, 0), ("end",),
                                       ("begin", Kind.FWD_BWD, 1), ("end",)])
+
+    def test_sends_and_the_receive_after_them_are_one_bubble(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        for _ in range(4):
+            main.calls.clear()
+            self.iterate(hook, words=((SEND,), (SEND,), (RECV_B,)))
+        self.assertEqual(main.calls, [("iteration",), ("begin", Kind.FWD_BWD, 0), ("end",)])
+        main.calls.clear()
+        hook.iteration("a")
+        self.assertTrue(hook.begin((SEND,)))
+        hook.end()
+        hook.note(FORWARD)  # it was none this time
+        self.assertEqual(main.calls, [("iteration",), ("begin", Kind.FWD_BWD, 0), ("end",)])
+
+    def test_another_order_is_not_announced(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        self.iterate(hook)
+        main.calls.clear()
+        self.iterate(hook, words=((RECV_F,), (RECV_F,), (RECV_B,)))
+        self.assertEqual([call[2] for call in main.calls if call[0] == "begin"], [0])
+        main.calls.clear()
+        self.iterate(hook, words=((RECV_F,), (RECV_F,), (RECV_B,)))
+        self.assertEqual([call[2] for call in main.calls if call[0] == "begin"], [0, 1, 2])
 
     def test_schedules_have_indices_of_their_own(self):
         main = FakeMain()

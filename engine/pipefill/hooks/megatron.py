@@ -8,6 +8,7 @@ posting only: there the handles are wrapped.
 """
 
 import functools
+import importlib
 
 from . import waits as _waits
 from .versions import Known
@@ -31,13 +32,22 @@ _TIMERS = {
 }
 
 
-def install(schedules, waits=None):
+_P2P = "megatron.core.pipeline_parallel.p2p_communication"
+# What a request handle is waited for, by its name in Megatron.
+_HANDLES = {"recv_prev": (_waits.RECV_F,), "recv_next": (_waits.RECV_B,), "send_next": (_waits.SEND,),
+            "send_prev": (_waits.SEND,)}
+
+
+def install(schedules, waits=None, p2p=None):
     """Hooks the module megatron.core.pipeline_parallel.schedules. AttributeError if it is not as KNOWN versions are."""
     waits = waits or _waits.process()
+    p2p = p2p or importlib.import_module(_P2P)
+    post = p2p._p2p_ops
     originals = {name: getattr(schedules, name) for name in _SCHEDULES}
     get_config = schedules.get_model_config
     for name, original in originals.items():
         setattr(schedules, name, _running(waits, original, get_config))
+    p2p._p2p_ops = _handing(waits, post)
 
 
 def _running(waits, original, get_config):
@@ -47,7 +57,7 @@ def _running(waits, original, get_config):
         if config is None:
             return original(*args, **kwargs)
         before = config.timers
-        config.timers = Timers(waits, before)
+        config.timers = Timers(waits, before, bool(getattr(config, "overlap_p2p_comm", False)))
         try:
             return original(*args, **kwargs)
         finally:
@@ -64,11 +74,46 @@ def _begin(waits, name, get_config, arguments):
     return config
 
 
-class Timers:
-    """config.timers while a schedule runs. Unlike Megatron's own it never synchronizes; inner may be None."""
+def _handing(waits, original):
+    @functools.wraps(original)
+    def p2p_ops(*args, **kwargs):
+        handles = original(*args, **kwargs)
+        if waits.off is not None or not isinstance(handles, dict):
+            return handles
+        return {name: _Handle(waits, handle, _HANDLES.get(name, (_waits.SEND,))) for name, handle in handles.items()}
 
-    def __init__(self, waits, inner):
-        self._waits, self._inner = waits, inner
+    return p2p_ops
+
+
+class _Handle:
+    """A request handle, announced while it is waited for (unless a timer does so already)."""
+
+    __slots__ = ("_waits", "_handle", "_words")
+
+    def __init__(self, waits, handle, words):
+        self._waits, self._handle, self._words = waits, handle, words
+
+    def wait(self, *args, **kwargs):
+        """As torch.distributed.Work.wait."""
+        begun = self._waits.begin(self._words)
+        try:
+            return self._handle.wait(*args, **kwargs)
+        finally:
+            if begun:
+                self._waits.end()
+
+    def __getattr__(self, name):
+        return getattr(self._handle, name)
+
+
+class Timers:
+    """config.timers while a schedule runs. Unlike Megatron's own it never synchronizes; inner may be None.
+
+    overlap: the timers bracket the posting, and the handles announce the waits.
+    """
+
+    def __init__(self, waits, inner, overlap=False):
+        self._waits, self._inner, self._overlap = waits, inner, overlap
         self._timers = {}
 
     def __call__(self, name, log_level=None, **kwargs):
@@ -77,7 +122,8 @@ class Timers:
             inner = self._inner(name, log_level=log_level, **kwargs)
         timer = self._timers.get(name)
         if timer is None:
-            timer = self._timers[name] = _Timer(self._waits, *_TIMERS.get(name, ((), ())))
+            notes, words = _TIMERS.get(name, ((), ()))
+            timer = self._timers[name] = _Timer(self._waits, notes, () if self._overlap else words)
         timer.inner = inner
         return timer
 

@@ -11,7 +11,7 @@ import functools
 from . import waits as _waits
 from .versions import Known
 
-KNOWN = Known("PyTorch", "torch.version", "__version__", (2, 4), (2, 12))
+KNOWN = Known("PyTorch", "torch.version", "__version__", (2, 4), (2, 15))
 
 # The stage's methods that make the operations, and what waiting for (or sending) theirs means.
 _MAKERS = {

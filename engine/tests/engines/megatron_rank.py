@@ -104,14 +104,15 @@ def forward_step(iterator, model, *_):
     return model(x), loss
 
 
-def train(chunks):
-    """One part of the run: so many stages a rank."""
+def train(chunks, overlap=False):
+    """One part of the run: so many stages a rank, and whether communication overlaps computing."""
     parallel_state.initialize_model_parallel(pipeline_model_parallel_size=world,
                                              virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None)
     model = [Stage(chunks, chunk) for chunk in range(chunks)]
     timers = Timers(2, "minmax")  # as NeMo's MegatronStrategy gives its own
     for stage in model:
         stage.config.timers = timers
+        stage.config.overlap_p2p_comm = overlap
         stage.config.virtual_pipeline_model_parallel_size = chunks if chunks > 1 else None
     parameters = [p for stage in model for p in stage.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05)
@@ -119,7 +120,7 @@ def train(chunks):
     batches = [data() for _ in model]
     losses = []
     dist.barrier()
-    trace.begin(run.__name__)
+    trace.begin(run.__name__ + ", overlapped" * overlap)
     for _ in range(steps):
         begin_ns = tracer.now_ns()
         optimizer.zero_grad()
@@ -139,4 +140,5 @@ def train(chunks):
 dist.init_process_group("gloo", rank=rank, world_size=world)
 train(1)
 train(2)
+train(2, overlap=True)
 trace.save(out, version=package_info.__version__)
