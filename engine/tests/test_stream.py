@@ -2,8 +2,10 @@
 """The bubble instruction in a stream's order from Python, and what the hooks hold, on the libcuda of engine/cuda/tests."""
 
 import ctypes
+import importlib.util
 import os
 import time
+import types
 import unittest
 import warnings
 from unittest import mock
@@ -14,8 +16,8 @@ from pipefill.bubble import Kind
 from pipefill.hooks import memory, torch_pipelining, waits
 from pipefill.hooks.waits import BACKWARD, FORWARD, RECV_B, RECV_F, SEND
 
-BUILD = os.environ.get("BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__)))), "build"))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("BUILD", os.path.join(ROOT, "build"))
 LIBRARY = os.path.join(BUILD, "libpipefill-cuda.so")
 DRIVER = os.path.join(BUILD, "tests", "libfakecuda.so")
 MS = 1_000_000
@@ -103,6 +105,47 @@ class TestStream(unittest.TestCase):
         main.end()
         main.iteration()
         main.close()
+
+
+    def test_the_measurement_runs(self):
+        """test/gpu/hook.py, but for its fill work, on a torch.cuda over the fake driver; what it prints is no figure."""
+        path = os.path.join(ROOT, "test", "gpu", "hook.py")
+        spec = importlib.util.spec_from_file_location("gpu_hook", path)
+        hook = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(hook)
+        device = hook.Device(types.SimpleNamespace(cuda=FakeTorchCuda(self.driver, self.stream)))
+        main = stream.Main(lambda: self.stream)
+        rows = [*hook.enqueueing(main, device), *hook.announcing(main, device, self.daemon, 12),
+                *hook.holding(main, device, self.daemon, 12)]
+        main.close()
+        self.assertTrue(all(row["n"] > 0 and row["value"] >= 0 for row in rows), rows)
+        self.assertGreaterEqual(len(rows), 6, rows)
+
+
+class FakeTorchCuda:
+    """As much of torch.cuda as test/gpu/hook.py uses. A kernel of 1e8 cycles takes 1 ms."""
+
+    def __init__(self, driver, on):
+        self._driver, self._on = driver, on
+        driver.cuEventRecord.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        driver.cuEventQuery.argtypes = [ctypes.c_void_p]
+
+    def current_stream(self):
+        return types.SimpleNamespace(cuda_stream=self._on)
+
+    def _sleep(self, cycles):
+        self._driver.fake_cuda_kernel(self._on, int(cycles / 100), None)
+
+    def synchronize(self):
+        if self._driver.fake_cuda_synchronize(self._on, 20_000 * MS):
+            raise RuntimeError("the stream is kept for ever")
+
+    def Event(self, **_):  # noqa: N802
+        event = ctypes.c_void_p()
+        self._driver.cuEventCreate(ctypes.byref(event), 0)
+        return types.SimpleNamespace(
+            record=lambda: self._driver.cuEventRecord(event, self._on), synchronize=self.synchronize,
+            elapsed_time=lambda other: 1.0, query=lambda: self._driver.cuEventQuery(event) == 0)
 
 
 class HoldingMain:

@@ -86,11 +86,21 @@ def enqueueing(main, device):
     yield row("enqueue a bubble's end, program time", ends, "us")
 
 
-def announcing(main, device, daemon):
+def last_bubble(daemon, index):
+    """The last event of a bubble, marks left out; waits until the following thread has written one."""
+    for _ in range(1000):
+        bubbles = [e for e in daemon.events() if e["index"] == index and not e["flags"] & 8]
+        if bubbles:
+            return bubbles[-1]
+        time.sleep(0.001)
+    raise TimeoutError(f"bubble {index} is not announced")
+
+
+def announcing(main, device, daemon, times=200):
     """How late starts are announced: the device's clock is the host's here, by a wait for the kernel before."""
     late = []
     begin = main.announcer(1, 1)
-    for _ in range(200):
+    for _ in range(times):
         event = device.torch.cuda.Event(blocking=False)
         device.spin(2)
         event.record()
@@ -103,16 +113,15 @@ def announcing(main, device, daemon):
         ended_ns = time.monotonic_ns()
         device.settle()
         time.sleep(0.002)
-        bubbles = [e for e in daemon.events() if e["index"] == 1 and not e["flags"] & 8]
-        late.append(max(0, bubbles[-1]["begin_ns"] - ended_ns) / 1e3)
+        late.append(max(0, last_bubble(daemon, 1)["begin_ns"] - ended_ns) / 1e3)
     yield row("a bubble's start announced late", late, "us", 100)
 
 
-def holding(main, device, daemon):
+def holding(main, device, daemon, times=60):
     """What a held stream costs: how much later than due the receive behind it starts, by the host's clock."""
     begin = main.announcer(1, 2, True)
     late = []
-    for _ in range(60):
+    for _ in range(times):
         device.spin(2)
         begin()
         after = device.torch.cuda.Event()
@@ -125,7 +134,7 @@ def holding(main, device, daemon):
         went_ns = time.monotonic_ns()
         device.settle()
         time.sleep(0.005)
-        last = [e for e in daemon.events() if e["index"] == 2 and not e["flags"] & 8][-1]
+        last = last_bubble(daemon, 2)
         if last["deadline_ns"]:
             late.append((went_ns - last["deadline_ns"]) / 1e3)
     if late:
