@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 
-import fake_daemon
 import pipeline
 
 sys.path.insert(0, os.path.join(pipeline.ROOT, "engine"))
@@ -144,7 +143,7 @@ def cost(steps, out, rows):
 
 def hook_cost_us():
     """What one wait costs with the hook and nobody waiting for it, beyond the wait itself: the median of many."""
-    daemon = fake_daemon.FakeDaemon()
+    daemon = pipeline.fake_daemon.FakeDaemon()
     os.environ.update(daemon.environment("main"), PIPEFILL_LIBRARY=os.path.join(pipeline.BUILD, "libpipefill.so"))
     hook = waits.Waits(bubble.Main())
     if not hook.main.attached:
