@@ -90,9 +90,10 @@ class TestBubbles(unittest.TestCase):
         self.assertEqual(waits.groups(happened, [True, True, True]), [True, True, False, False])
         self.assertEqual(waits.groups(happened, [True, False, True]), [True, False, False, False])
 
-    def test_something_sent_in_between(self):
-        happened = [((SEND,), True), ((FORWARD,), False), ((RECV_F,), True)]
-        self.assertEqual(waits.groups(happened, [True]), [False, False])
+    def test_something_posted_in_between(self):
+        happened = [((SEND,), True), ((FORWARD,), False), ((RECV_B,), True)]
+        self.assertEqual(waits.groups(happened, [True]), [True, False])
+        self.assertEqual(waits.groups(happened, [False]), [False, False])
 
     def test_nothing_waited_for(self):
         self.assertEqual(waits.groups([((FORWARD,), False)], []), [])

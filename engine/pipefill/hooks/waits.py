@@ -64,13 +64,13 @@ def kinds(happened):
 def groups(happened, close):
     """For each wait, whether the next one belongs to the same bubble. Pure.
 
-    Sends that are waited for just before a receive, or one after the other, are one bubble with it, if nothing is
-    noted in between and they are close: happened as for kinds(), close a truth value for each wait but the first.
+    Sends that are waited for just before a receive, or one after the other, are one bubble with it, if they are so
+    close that nothing is computed in between: happened as for kinds(), close a truth value for each wait but the first.
+    What is noted in between was computed before.
     """
-    out, waiting = [], None  # the words of the last wait, with nothing noted since
+    out, waiting = [], None  # the words of the last wait
     for words, waited in happened:
         if not waited:
-            waiting = None
             continue
         if out:
             out[-1] = waiting == (SEND,) and bool(close[len(out) - 1])
@@ -218,8 +218,10 @@ class Waits:
         """Something that is not waited for."""
         if self._cycle is not None and self.off is None:
             self._posted = None
-            self._cycle.happened.append(((word,), False))
-            self.safely(self._shut)
+            happened, known = self._cycle.happened, self._cycle.known
+            happened.append(((word,), False))
+            if self._open and (known is None or len(happened) > len(known) or known[len(happened) - 1] != happened[-1]):
+                self.safely(self._shut)  # a bubble goes on over what was there the last time, and over nothing else
 
     def sending(self):
         """Something is sent that others wait for: if nothing was noted since the last wait, that one is never held."""
