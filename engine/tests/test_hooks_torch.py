@@ -101,7 +101,7 @@ class TestTorchPipelining(Announced):
 
     def test_learns_anew(self):
         change = 24
-        run = pipeline.run("torch_rank.py", "OUT", change + 36, "ScheduleGPipe:4", "--change", change)
+        run = pipeline.run("torch_rank.py", "OUT", change + 36, "ScheduleGPipe:4", "--change", change, "--sleep", 8)
         run = run["ScheduleGPipe:4"]
         for rank in range(2):
             bubbles = run.bubbles(rank, change + 20)

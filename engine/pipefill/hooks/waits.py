@@ -36,14 +36,14 @@ def kinds(happened):
     happened: (words, waited) pairs of a whole iteration: words is a tuple, of several in a fused operation; waited is
     False for what is only noted. The rules are those of schedule.py: the first activation waited for is the pipeline's
     filling, the first gradient its turn, and gradients that no forward goes before any more its draining (unless all
-    backwards come after all forwards, as in GPipe). The last wait, if it is for sends, is the flush; other such waits are
-    the transport's own. Without any backward it is no training, and all of it OTHER.
+    backwards come after all forwards, as in GPipe). Waits for sends that nothing is received or computed after are the
+    flush; others are the transport's own. Without any backward it is no training, and all of it OTHER.
     """
     backwards = [i for i, (words, _) in enumerate(happened) if RECV_B in words or BACKWARD in words]
     if not backwards:
         return [Kind.OTHER for _, waited in happened if waited]
     last_forward = max((i for i, (words, _) in enumerate(happened) if FORWARD in words or RECV_F in words), default=-1)
-    last_wait = max((i for i, (_, waited) in enumerate(happened) if waited), default=-1)
+    flush = max((i for i, (words, _) in enumerate(happened) if words not in ((SEND,), (FLUSH,))), default=-1)
     out, first_f, first_b = [], True, True
     for i, (words, waited) in enumerate(happened):
         if not waited:
@@ -55,7 +55,7 @@ def kinds(happened):
         elif RECV_F in words:
             out.append(Kind.FILL_DRAIN if first_f else Kind.STEADY)
         else:
-            out.append(Kind.FILL_DRAIN if FLUSH in words or i == last_wait else Kind.COMM)
+            out.append(Kind.FILL_DRAIN if FLUSH in words or i > flush else Kind.COMM)
         if RECV_F in words:
             first_f = False
     return out
@@ -64,19 +64,13 @@ def kinds(happened):
 def groups(happened, close):
     """For each wait, whether the next one belongs to the same bubble. Pure.
 
-    Sends that are waited for just before a receive, or one after the other, are one bubble with it, if they are so
-    close that nothing is computed in between: happened as for kinds(), close a truth value for each wait but the first.
-    What is noted in between was computed before.
+    Sends that are waited for next to a receive, or to each other, are one bubble with it, if they are so close that
+    nothing is computed in between: happened as for kinds(), close a truth value for each wait but the first. What is
+    noted in between was computed before.
     """
-    out, waiting = [], None  # the words of the last wait
-    for words, waited in happened:
-        if not waited:
-            continue
-        if out:
-            out[-1] = waiting == (SEND,) and bool(close[len(out) - 1])
-        out.append(False)
-        waiting = words
-    return out
+    waited_for = [words for words, waited in happened if waited]
+    return [bool(close[i]) and (SEND,) in waited_for[i:i + 2] for i in range(len(waited_for) - 1)] + \
+        [False] * bool(waited_for)
 
 
 def numbers(found, goes_on):
@@ -142,8 +136,11 @@ class _Cycle:
         self.open_after = self._groups(main)
         found = kinds(happened)
         for i in range(len(found) - 2, -1, -1):
-            if self.open_after[i]:
-                found[i] = found[i + 1]  # a bubble has the kind of its last wait, which is the receive
+            if self.open_after[i] and found[i + 1] is not Kind.COMM:
+                found[i] = found[i + 1]  # a bubble has the kind of its first receive
+        for i, goes_on in enumerate(self.open_after[:-1]):
+            if goes_on:
+                found[i + 1] = found[i]
         given = numbers(found, self.open_after)
         self.numbers = [None if index is None else self.first_index + index for index in given]
         self.indices = 1 + max((index for index in given if index is not None), default=-1)

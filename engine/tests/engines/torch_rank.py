@@ -123,8 +123,10 @@ def make(name, micro_batches):
 
 
 def shrink(schedule, stages):
-    """Lets the stages learn the shapes of the next batch anew."""
+    """Lets the stages learn the shapes of the next batch anew; with half as many rows they take half as long."""
     for stage in stages:
+        if args.sleep:
+            stage.submod.seconds /= 2
         stage._stage_meta = None
         stage.inputs_meta, stage._outputs_meta = None, None
     schedule._stage_initialized = schedule._stages_initialized = False
