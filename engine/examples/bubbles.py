@@ -14,7 +14,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from pipefill.bubble import Kind, Main  # noqa: E402
+from pipefill.bubble import Kind, Main
 
 
 def compute(values, rounds):

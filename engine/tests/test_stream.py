@@ -140,7 +140,7 @@ class FakeTorchCuda:
         if self._driver.fake_cuda_synchronize(self._on, 20_000 * MS):
             raise RuntimeError("the stream is kept for ever")
 
-    def Event(self, **_):  # noqa: N802
+    def Event(self, **_):
         event = ctypes.c_void_p()
         self._driver.cuEventCreate(ctypes.byref(event), 0)
         return types.SimpleNamespace(

@@ -18,9 +18,8 @@ for name, value in {"USE_LIBUV": "0", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR":
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from torch import nn  # noqa: E402
-
 import tracer  # noqa: E402
+from torch import nn  # noqa: E402
 
 torch.set_num_threads(1)
 trace = tracer.Tracer(dist)

@@ -29,8 +29,8 @@ STOPPED = 75  # how examples/fill_chunked.py ends when it is told to
 class Run:
     """One part of what came of it.
 
-    ranks: what each wrote of it; version: the engine's; told: what else the last rank wrote; events: what each announced, [] without a hook; output: stdout
-    and stderr; filled_ns: for how long fill work ran beside each, in all parts.
+    ranks: what each wrote of it; version: the engine's; told: what else the last rank wrote; events: what each announced,
+    [] without a hook; output: stdout and stderr; filled_ns: for how long fill work ran beside each, in all parts.
     """
 
     def __init__(self, ranks, told, events, output, filled_ns):

@@ -32,9 +32,8 @@ os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from torch import nn  # noqa: E402
-
 import tracer  # noqa: E402
+from torch import nn  # noqa: E402
 
 torch.set_num_threads(1)
 trace = tracer.Tracer(dist)
