@@ -89,7 +89,8 @@ class TestStream(unittest.TestCase):
                 self.kernel(5 * MS)
                 hook.end()
             hook.note(BACKWARD)
-        self.settle(12)
+        hook.iteration("a")  # its mark comes after all of them
+        self.settle(13)
         kinds = [e["kind"] for e in self.daemon.events() if not e["flags"] & fake_daemon.ITERATION]
         self.assertEqual(kinds, [Kind.FILL_DRAIN, Kind.FWD_BWD] * 11)
         self.assertGreater(main.figures().held, 0)
