@@ -77,19 +77,21 @@ func (c *check) fill(ctx context.Context, name string, which []int) (*filled, er
 	return f, f.read(filepath.Join(c.cluster.Dir, "trace"), trainer.Traces)
 }
 
-// await waits until every fill job has completed.
+// await waits until every fill job has completed. Slurm forgets jobs some time
+// after their end, so that each is asked about until then only.
 func (c *check) await(ctx context.Context, f *filled) error {
+	left := slices.Clone(f.ids)
 	return workload.Await(ctx, "the fill jobs", func() (bool, error) {
-		for _, id := range f.ids {
+		var failed error
+		left = slices.DeleteFunc(left, func(id int64) bool {
 			job, err := c.cluster.Slurm.Job(ctx, id)
-			if err != nil || !job.Ended() {
-				return false, err
+			if err == nil && job.Ended() && job.State != "COMPLETED" {
+				err = fmt.Errorf("fill job %d ended as %s", id, job.State)
 			}
-			if job.State != "COMPLETED" {
-				return false, fmt.Errorf("fill job %d ended as %s", id, job.State)
-			}
-		}
-		return true, nil
+			failed = errors.Join(failed, err)
+			return err == nil && job.Ended()
+		})
+		return len(left) == 0, failed
 	})
 }
 
