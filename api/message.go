@@ -47,6 +47,7 @@ type MainDevice struct {
 	Reason    string               `json:"reason"`             // why not
 	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
 	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
+	Budget    float64              `json:"budget"`             // of slow-down that is accepted, as 0.01
 	Cycle     pipefill.BubbleCycle `json:"cycle"`
 	Totals    MainTotals           `json:"totals"`
 }

@@ -58,3 +58,23 @@ func TestAudit_Golden(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 }
+
+func TestExplain_Golden(t *testing.T) {
+	f := newFake(t)
+	f.answers["/v1/jobs/7/policy"] = api.PolicyExplanation{
+		JobID: 7, State: "queued", Reason: "waits for a slot that suits it", Policy: "fifo", Suits: 2, Slots: 6, Place: 3, WaitMs: 3_723_000,
+		Scores: []float64{}, Values: []api.AttributeValue{},
+	}
+	f.answers["/v1/jobs/12/policy"] = api.PolicyExplanation{
+		JobID: 12, State: "queued", Reason: "node n0 is drained by oper: disk", WaitMs: -1, Slots: 6, Scores: []float64{}, Values: []api.AttributeValue{},
+	}
+	_, table, _ := run(t, f.endpoint, "explain", "7", "12")
+	golden(t, "explain", table)
+	_, text, _ := run(t, f.endpoint, "explain", "--json", "12")
+	golden(t, "explain-json", text)
+	f.fail = &api.Failure{Code: pipefill.CodeNotFound, Message: "fill job 8: there is none; pipefill-cli queue lists them"}
+	status, _, errs := run(t, f.endpoint, "explain", "8")
+	if golden(t, "explain-error", errs); status != 3 {
+		t.Errorf("status %d", status)
+	}
+}

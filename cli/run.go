@@ -115,7 +115,7 @@ func (p *program) app() *cli.App {
 			p.actCommand("release", "undo hold", controller.Release),
 			p.actCommand("cancel", "cancel fill jobs, as scancel does", controller.Cancel),
 			p.priorityCommand(), p.slotsCommand(), p.bubblesCommand(), p.reportCommand(), p.doctorCommand(), p.configCommand(), p.tryCommand(), p.policyCommand(), p.traceCommand(), p.profileCommand(), p.simulateCommand(), p.planCommand(),
-			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(),
+			p.drainCommand(), p.resumeCommand(), p.auditCommand(), p.archiveCommand(), p.topCommand(), p.explainCommand(),
 		},
 	}
 }

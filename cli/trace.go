@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"pipefill/chart"
+	"pipefill/measure"
 	"pipefill/timeline"
 )
 
@@ -18,6 +22,7 @@ func (p *program) traceCommand() *cli.Command {
 		ArgsUsage: "FOLDER...",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FILE` to write (default: standard output)"},
+			&cli.BoolFlag{Name: "html", Usage: "write a report in HTML with charts instead, one file that needs no network"},
 			&cli.DurationFlag{Name: "last", Value: 30 * time.Second, Usage: "only the last `DURATION` of the run; 0 for all of it"},
 		},
 		Action: func(c *cli.Context) error {
@@ -31,15 +36,47 @@ func (p *program) traceCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if _, end, _ := t.Bounds(); c.Duration("last") > 0 {
+			write := func(w io.Writer) error { return t.WriteJSON(w) }
+			if c.Bool("html") {
+				page, err := runPage(t, c.Args().Slice())
+				if err != nil {
+					return err
+				}
+				write = page.Write
+			} else if _, end, _ := t.Bounds(); c.Duration("last") > 0 {
 				t = t.Clip(end-int64(c.Duration("last")), end)
 			}
 			if c.String("output") == "" {
-				return t.WriteJSON(p.env.Stdout)
+				return write(p.env.Stdout)
 			}
-			return writeWhole(c.String("output"), t.WriteJSON)
+			return writeWhole(c.String("output"), write)
 		},
 	})
+}
+
+// runPage is the report of a run: of what its ranks traced or, where they did
+// not, of what they announced.
+func runPage(t timeline.Timeline, dirs []string) (chart.Page, error) {
+	run := timeline.Run{Title: "pipefill: " + strings.Join(dirs, ", "), Timeline: t}
+	var err error
+	if run.Traces, err = measure.ReadTraces(dirs...); err != nil {
+		if run.Traces, err = measure.ReadAnnounced(dirs[0], t.IDs()); err != nil {
+			return chart.Page{}, err
+		}
+	}
+	for _, dir := range dirs {
+		text, err := os.ReadFile(filepath.Join(dir, "jobs.json")) //nolint:gosec // the caller names the folder
+		if err != nil {
+			continue // the demo writes one
+		}
+		if err := json.Unmarshal(text, &run.Jobs); err != nil {
+			return chart.Page{}, usage("%s: %w", filepath.Join(dir, "jobs.json"), err)
+		}
+	}
+	if run.Report, err = measure.Compute(run.Traces, 0, measure.FillJobCounts{}); err != nil {
+		return chart.Page{}, err
+	}
+	return run.Page()
 }
 
 // writeWhole writes a file beside its place and moves it there, so that nobody

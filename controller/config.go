@@ -49,6 +49,7 @@ type Config struct {
 	KeepRawDays     int64   `yaml:"keep_raw_days"`
 	KeepHourlyDays  int64   `yaml:"keep_hourly_days"`
 	KeepDailyDays   int64   `yaml:"keep_daily_days"` // 0: for ever
+	JobComment      string  `yaml:"job_comment"`     // "", comment or admin_comment
 	DeviceHourPrice float64 `yaml:"device_hour_price"`
 	Currency        string  `yaml:"currency"`
 

@@ -34,6 +34,7 @@ type Slurm interface {
 	RequeueHold(ctx context.Context, id int64) error
 	Cancel(ctx context.Context, id int64) error
 	SetTimeLimit(ctx context.Context, id, minutes int64) error
+	Annotate(ctx context.Context, id int64, field slurm.Field, ran string) error
 }
 
 var _ Slurm = (*slurm.Client)(nil)
@@ -136,6 +137,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.pollLoop(ctx) })
 	wg.Go(func() { c.readLoop(ctx) })
+	wg.Go(func() { c.annotateLoop(ctx) })
 	defer c.dispatcher.wg.Wait()
 	defer wg.Wait()
 	ticker := time.NewTicker(c.cfg.Poll())

@@ -245,3 +245,45 @@ func emptyDesk(t *testing.T, d *desk) *desk {
 	s.lookup = d.lookup
 	return &desk{s, d.world}
 }
+
+// Comments follow what runs and what ran, again after a failure, and never
+// while something else is being done about the job.
+func TestAnnotate_WhereJobsRunAndRan(t *testing.T) {
+	w := newWorld(t, 3, 2)
+	w.ctl.cfg.JobComment = "admin_comment"
+	written := map[int64]string{}
+	for range 8 {
+		w.second()
+	}
+	w.slurmFails = 1
+	if err := w.ctl.annotate(t.Context(), written); err != nil {
+		t.Fatal(err)
+	}
+	w.slurmFails = 0
+	w.ctl.dispatcher.flying[101] = true
+	for range 2 {
+		if err := w.ctl.annotate(t.Context(), written); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := w.jobs[100]
+	if want := fmt.Sprintf("%s/cpu:0,beside:%d", j.Nodes, w.nodes[j.Nodes].main.Job.JobID); j.AdminComment != want || w.jobs[101].AdminComment != "" {
+		t.Errorf("running: %q, want %q; and of one that is being acted on %q", j.AdminComment, want, w.jobs[101].AdminComment)
+	}
+	delete(w.ctl.dispatcher.flying, 101)
+	w.settle()
+	w.nowS += 11
+	if err := w.ctl.annotate(t.Context(), written); err != nil {
+		t.Fatal(err)
+	}
+	for id, j := range w.jobs {
+		row, err := w.store.JobByID(t.Context(), "test", id)
+		if want := fmt.Sprintf(",used:%.1fs,attempts:%d,%s", float64(row.DeviceMs)/1e3, row.Attempts, row.Outcome); err != nil || !strings.HasSuffix(j.AdminComment, want) {
+			t.Errorf("job %d: %q, want ...%q, %v", id, j.AdminComment, want, err)
+		}
+	}
+	w.nowS += 600
+	if err := w.ctl.annotate(t.Context(), written); err != nil || len(written) != 0 {
+		t.Errorf("%d are remembered for ever, %v", len(written), err)
+	}
+}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"pipefill"
 	"pipefill/controller/account"
+	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
 
@@ -28,6 +30,8 @@ func (c *Config) checkAccounting(rule func(holds bool, format string, args ...an
 	rule(c.KeepHourlyDays >= 2 && c.KeepHourlyDays <= 36500, "keep_hourly_days: %d: write 2 to 36500", c.KeepHourlyDays)
 	rule(c.KeepDailyDays == 0 || c.KeepDailyDays >= c.KeepHourlyDays && c.KeepDailyDays <= 36500,
 		"keep_daily_days: %d: write at least keep_hourly_days (%d), or 0 for ever", c.KeepDailyDays, c.KeepHourlyDays)
+	rule(slices.Contains([]string{"", string(slurm.FieldComment), string(slurm.FieldAdminComment)}, c.JobComment),
+		"job_comment: %q: write comment, admin_comment, or \"\" for none", c.JobComment)
 	rule(c.DeviceHourPrice >= 0 && !math.IsInf(c.DeviceHourPrice, 0) && !math.IsNaN(c.DeviceHourPrice),
 		"device_hour_price: %g: write what a device costs for an hour, 0 for no prices", c.DeviceHourPrice)
 	rule(len(c.Currency) <= 8 && !strings.ContainsAny(c.Currency, "|\n\x00"), "currency: %q: write a sign or code of at most 8 bytes, as EUR", c.Currency)

@@ -277,6 +277,16 @@ func (w *world) Cancel(_ context.Context, id int64) error {
 	})
 }
 
+func (w *world) Annotate(_ context.Context, id int64, field slurm.Field, ran string) error {
+	return w.change(id, func(*worldJob) bool { return true }, func(j *worldJob) {
+		if field == slurm.FieldAdminComment {
+			j.AdminComment = ran
+		} else {
+			j.Comment = ran
+		}
+	})
+}
+
 func (w *world) SetTimeLimit(context.Context, int64, int64) error { return w.alive() }
 
 // requeue sends a job back, held, as another attempt.

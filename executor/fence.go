@@ -22,6 +22,8 @@ import (
 const (
 	// How often it is looked: NVML's list of processes takes milliseconds.
 	memoryEvery = time.Second
+	// Of so many looks one is at heat, power and compute mode too.
+	healthEvery = 10
 	// What is never offered of a GPU where the main job names no reserve: its
 	// allocator may grow before it is looked at again.
 	reserveUsual = int64(1) << 30
@@ -38,6 +40,7 @@ type meter interface {
 	Read(id pipefill.DeviceID) ([]device.Use, error)
 	Limit(id pipefill.DeviceID, group string, bytes int64) error
 	Limits() bool
+	Health(id pipefill.DeviceID) (string, error)
 }
 
 var _ meter = (*device.Meter)(nil)
@@ -79,13 +82,32 @@ func mib(bytes int64) string { return fmt.Sprintf("%.0f MiB", float64(bytes)/(1<
 func (n *node) watchMemory(ctx context.Context) error {
 	ticker := time.NewTicker(memoryEvery)
 	defer ticker.Stop()
-	for {
+	for looks := 0; ; looks++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 			n.lookAtMemory()
+			if looks%healthEvery == 0 {
+				n.lookAtHealth()
+			}
 		}
+	}
+}
+
+// lookAtHealth says what slows GPUs down that is not filling.
+func (n *node) lookAtHealth() {
+	for _, id := range n.metered() {
+		wrong, err := n.meter.Health(id)
+		if err != nil {
+			wrong = fmt.Sprintf("is not watched: %v", err)
+		}
+		if wrong != "" {
+			wrong = fmt.Sprintf("device %s: %s", id, wrong)
+		}
+		n.mu.Lock()
+		n.fault("health-"+string(id), wrong)
+		n.mu.Unlock()
 	}
 }
 

@@ -54,13 +54,16 @@ func TestJudgeMemory(t *testing.T) {
 type fakeMeter struct {
 	uses   []device.Use
 	err    error
+	health string
 	limits []string
 }
 
 var _ meter = (*fakeMeter)(nil)
 
 func (m *fakeMeter) Read(pipefill.DeviceID) ([]device.Use, error) { return m.uses, m.err }
-func (m *fakeMeter) Limits() bool                                 { return true }
+func (m *fakeMeter) Health(pipefill.DeviceID) (string, error)     { return m.health, m.err }
+
+func (m *fakeMeter) Limits() bool { return true }
 func (m *fakeMeter) Limit(id pipefill.DeviceID, group string, bytes int64) error {
 	m.limits = append(m.limits, fmt.Sprintf("%s %s %d", id, filepath.Base(group), bytes))
 	return nil
@@ -214,6 +217,21 @@ func TestNode_ModeLaunch(t *testing.T) {
 		a.Mode = mode
 		if got := strings.Contains(fmt.Sprint(n.cfg.fillReply(a)), n.cfg.LaunchLib); got != want {
 			t.Errorf("mode %s is told of the library: %v", mode, got)
+		}
+	}
+}
+
+func TestHealth_IsSaidUntilItIsOver(t *testing.T) {
+	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
+	for _, c := range []struct {
+		health string
+		err    error
+		want   string
+	}{{"it is too hot", nil, "device gpu:GPU-a: it is too hot"}, {"", errors.New("lost"), "device gpu:GPU-a: is not watched: lost"}, {"", nil, ""}} {
+		m.health, m.err = c.health, c.err
+		n.lookAtHealth()
+		if got := n.faults["health-gpu:GPU-a"]; got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

@@ -176,7 +176,7 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 	for i, d := range m.devices {
 		g := d.governor
 		md := api.MainDevice{
-			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs,
+			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs, Budget: m.options.budget,
 			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Totals: d.drain.totals,
 		}
 		switch {

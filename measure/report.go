@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// blockIterations is the length of the blocks that Overhead compares: some
+// BlockIterations is the length of the blocks that Overhead compares: some
 // seconds, longer than what disturbs a small machine for a moment.
-const blockIterations = 10
+const BlockIterations = 10
 
 // Report is build/demo/report.json (DESIGN, section 9).
 type Report struct {
@@ -74,13 +74,7 @@ type GateFigures struct {
 func Compute(traces Traces, usefulSeconds float64, counts FillJobCounts) (Report, error) {
 	report := Report{FillJobs: counts, UsefulSeconds: usefulSeconds}
 	control := controlIterations(traces)
-	filledDevices := map[string][]Interval{}
-	for _, fill := range traces.Fills {
-		if n := len(fill.Readings); n > 1 {
-			span := Interval{fill.Readings[0].AtNs, fill.Readings[n-1].AtNs}
-			filledDevices[fill.Device] = append(filledDevices[fill.Device], span)
-		}
-	}
+	filledDevices := devicesFilled(traces)
 	for _, rank := range traces.Ranks {
 		there := Union(filledDevices[rank.Device])
 		var bubbles, controlled []Interval
@@ -108,7 +102,7 @@ func Compute(traces Traces, usefulSeconds float64, counts FillJobCounts) (Report
 		report.Bubbles.UsefulPct = 100 * usefulSeconds / report.Bubbles.Seconds
 	}
 	report.Gate = gateFigures(traces.Fills)
-	return report, mainFigures(&report.Main, traces, control, filledDevices)
+	return report, mainFigures(&report.Main, traces)
 }
 
 // controlIterations are those that any device's daemon marked so.
@@ -124,37 +118,59 @@ func controlIterations(traces Traces) map[int64]bool {
 	return control
 }
 
-// mainFigures compares the first rank's iterations, those only in which fill
-// work was on some device.
-func mainFigures(figures *MainFigures, traces Traces, control map[int64]bool, filled map[string][]Interval) error {
+// devicesFilled tells when fill work was on each device.
+func devicesFilled(traces Traces) map[string][]Interval {
+	filled := map[string][]Interval{}
+	for _, fill := range traces.Fills {
+		if n := len(fill.Readings); n > 1 {
+			filled[fill.Device] = append(filled[fill.Device], Interval{fill.Readings[0].AtNs, fill.Readings[n-1].AtNs})
+		}
+	}
+	return filled
+}
+
+// Compared are the first rank's iterations, in order, those only in which fill
+// work was on some device: what Overhead compares. There are none without a
+// trace of rank 0.
+func Compared(traces Traces) []Iteration {
+	first := slices.IndexFunc(traces.Ranks, func(r Rank) bool { return r.Rank == 0 })
+	if first < 0 {
+		return nil
+	}
+	var there []Interval
+	for _, spans := range devicesFilled(traces) {
+		there = append(there, spans...)
+	}
+	there = Union(there)
+	control := controlIterations(traces)
+	var iterations []Iteration
+	for number, span := range traces.Ranks[first].Iterations {
+		if length := span.EndNs - span.BeginNs; Overlap(span, there) >= length {
+			iterations = append(iterations, Iteration{Number: number, Control: control[number], Ns: length})
+		}
+	}
+	slices.SortFunc(iterations, func(a, b Iteration) int { return int(a.Number - b.Number) })
+	return iterations
+}
+
+// mainFigures compares the first rank's iterations.
+func mainFigures(figures *MainFigures, traces Traces) error {
 	first := slices.IndexFunc(traces.Ranks, func(r Rank) bool { return r.Rank == 0 })
 	if first < 0 {
 		return fmt.Errorf("no trace of rank 0")
 	}
-	var there []Interval
-	for _, spans := range filled {
-		there = append(there, spans...)
-	}
-	there = Union(there)
-	rank := traces.Ranks[first]
-	var iterations []Iteration
+	iterations := Compared(traces)
 	var baseline, withFill []float64
-	for number, span := range rank.Iterations {
-		length := span.EndNs - span.BeginNs
-		if Overlap(span, there) < length {
-			continue
-		}
-		iterations = append(iterations, Iteration{Number: number, Control: control[number], Ns: length})
-		if control[number] {
-			baseline = append(baseline, float64(length)/1e6)
+	for _, it := range iterations {
+		if it.Control {
+			baseline = append(baseline, float64(it.Ns)/1e6)
 		} else {
-			withFill = append(withFill, float64(length)/1e6)
+			withFill = append(withFill, float64(it.Ns)/1e6)
 		}
 	}
-	slices.SortFunc(iterations, func(a, b Iteration) int { return int(a.Number - b.Number) })
-	figures.Iterations = len(rank.Iterations)
+	figures.Iterations = len(traces.Ranks[first].Iterations)
 	figures.BaselineMs, figures.FilledMs = orZero(Quantile(baseline, 0.5)), orZero(Quantile(withFill, 0.5))
-	estimate, known := Overhead(iterations, blockIterations)
+	estimate, known := Overhead(iterations, BlockIterations)
 	figures.OverheadKnown = known
 	figures.OverheadPct = 100 * estimate.Value
 	figures.OverheadCI95 = [2]float64{100 * estimate.Lo, 100 * estimate.Hi}

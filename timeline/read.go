@@ -129,7 +129,7 @@ func readRecords(path string) ([]record, error) {
 
 func (r *reader) device(id string) *Device {
 	if r.devices[id] == nil {
-		r.devices[id] = &Device{Name: id, Stage: len(r.devices)}
+		r.devices[id] = &Device{ID: id, Name: id, Stage: len(r.devices)}
 	}
 	return r.devices[id]
 }

@@ -24,7 +24,8 @@ type Span struct {
 
 // Device is one device of a main job: its tracks, each without overlaps.
 type Device struct {
-	Name  string // "stage 0, n0 cpu:0"
+	ID    string // "cpu:0"
+	Name  string // "stage 0, cpu:0"
 	Stage int
 	Main  []Span // forward, backward, and the other instructions
 	Waits []Span // by kind
@@ -34,6 +35,15 @@ type Device struct {
 
 // Timeline is a main job's devices on one clock.
 type Timeline struct{ Devices []Device }
+
+// IDs are the devices, in the order of their stages.
+func (t Timeline) IDs() []string {
+	var ids []string
+	for _, d := range t.Devices {
+		ids = append(ids, d.ID)
+	}
+	return ids
+}
 
 // track is a thread of the viewer.
 type track struct {

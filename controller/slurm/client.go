@@ -24,6 +24,7 @@ type Config struct {
 	TokenFile string        // a JWT of root or SlurmUser, mode 0600, read for every request
 	SlurmConf string        // for scontrol; "": its own default
 	Scontrol  string        // "": scontrol from PATH
+	Sacctmgr  string        // "": sacctmgr from PATH
 	Timeout   time.Duration // of one request; 0: 30 s (100,000 jobs take slurmrestd 30-60 s: set more there)
 	// Observe, where it is set, is told of each request and call: "jobs", "job",
 	// "ping", ... of slurmrestd, "scontrol update", ...
@@ -34,6 +35,7 @@ type Config struct {
 type Client struct {
 	rest     *rest
 	scontrol scontrol
+	sacctmgr scontrol
 	log      *slog.Logger
 }
 
@@ -45,6 +47,9 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 	if cfg.Scontrol == "" {
 		cfg.Scontrol = "scontrol"
 	}
+	if cfg.Sacctmgr == "" {
+		cfg.Sacctmgr = "sacctmgr"
+	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
@@ -53,10 +58,10 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 		return nil, err
 	}
 	r.observe = cfg.Observe
-	return &Client{
-		rest: r, scontrol: scontrol{path: cfg.Scontrol, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second), observe: cfg.Observe},
-		log: log,
-	}, nil
+	tool := func(name, path string) scontrol {
+		return scontrol{name: name, path: path, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second), observe: cfg.Observe}
+	}
+	return &Client{rest: r, scontrol: tool("scontrol", cfg.Scontrol), sacctmgr: tool("sacctmgr", cfg.Sacctmgr), log: log}, nil
 }
 
 // Ping tells the API version in use, or why Slurm cannot be reached.

@@ -42,7 +42,8 @@ func newFake(t *testing.T, version string, jobs ...map[string]any) (*fake, *Clie
 	t.Cleanup(server.Close)
 	f.write("token", goodToken, 0o600)
 	f.write("scontrol", "#!/bin/sh\ncd \""+f.dir+"\"\necho \"$*\" >>calls\n[ ! -e said ] || { cat said; exit 1; }\n", 0o755)
-	c, err := New(Config{Endpoint: server.URL, TokenFile: filepath.Join(f.dir, "token"), Scontrol: filepath.Join(f.dir, "scontrol")}, slog.New(slog.DiscardHandler))
+	f.write("sacctmgr", "#!/bin/sh\ncd \""+f.dir+"\"\necho \"sacctmgr $*\" >>calls\n[ ! -e said ] || { cat said; exit 1; }\n", 0o755)
+	c, err := New(Config{Endpoint: server.URL, TokenFile: filepath.Join(f.dir, "token"), Scontrol: filepath.Join(f.dir, "scontrol"), Sacctmgr: filepath.Join(f.dir, "sacctmgr")}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -532,5 +533,48 @@ func TestClient_Partitions(t *testing.T) {
 		if err != nil || len(all) != 2 || !all[0].Up || all[0].Name == "" {
 			t.Errorf("%s: %+v %v", version, all, err)
 		}
+	}
+}
+
+// Annotate writes a word of ours, and leaves alone what users and the site wrote.
+func TestAnnotate(t *testing.T) {
+	const finished = "Job has already finished for job 1\n"
+	for name, c := range map[string]struct {
+		job   map[string]any
+		field Field
+		said  string // by scontrol, which then fails
+		want  []string
+		code  pipefill.Code
+	}{
+		"the administrator's": {
+			job(1, "RUNNING", "admin_comment", "rack 7 pipefill:opts=mem=4GiB;pin=n0"), FieldAdminComment, "",
+			[]string{"update JobId=1 AdminComment=rack 7 pipefill:opts=mem%3D4GiB;pin=n0;ran=n0/cpu:0,beside:42"}, "",
+		},
+		"the user's":           {job(1, "RUNNING"), FieldComment, "", []string{"update JobId=1 Comment=pipefill:ran=n0/cpu:0,beside:42"}, ""},
+		"a user wrote there":   {job(1, "RUNNING", "comment", "mine"), FieldComment, "", nil, ""},
+		"we wrote there":       {job(1, "RUNNING", "comment", "pipefill:ran=n1"), FieldComment, "", []string{"update JobId=1 Comment=pipefill:ran=n0/cpu:0,beside:42"}, ""},
+		"it stands there":      {job(1, "RUNNING", "comment", "pipefill:ran=n0/cpu:0,beside:42"), FieldComment, "", nil, ""},
+		"it stands there, adm": {job(1, "RUNNING", "admin_comment", "pipefill:ran=n0/cpu:0,beside:42"), FieldAdminComment, "", nil, ""},
+		"a task of an array":   {job(1, "RUNNING", "array_job_id", 9, "array_task_id", 3), FieldComment, "", []string{"update JobId=9_3 Comment=pipefill:ran=n0/cpu:0,beside:42"}, ""},
+		"one that has ended": {job(1, "COMPLETED"), FieldComment, finished, []string{
+			"update JobId=1 Comment=pipefill:ran=n0/cpu:0,beside:42",
+			"sacctmgr --immediate --quiet modify job where jobid=1 set comment=pipefill:ran=n0/cpu:0,beside:42",
+		}, pipefill.CodeConflict}, // the fake's sacctmgr says the same
+		"Slurm is away": {job(1, "RUNNING"), FieldComment, "Unable to contact slurm controller\n", []string{"update JobId=1 Comment=pipefill:ran=n0/cpu:0,beside:42"}, pipefill.CodeUnavailable},
+		"no comment":    {job(1, "RUNNING"), "name", "", nil, pipefill.CodeInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, client := newFake(t, "v0.0.38", c.job)
+			if c.said != "" {
+				f.write("said", c.said, 0o600)
+			}
+			err := client.Annotate(t.Context(), 1, c.field, "n0/cpu:0,beside:42")
+			if pipefill.ErrorCode(err) != c.code {
+				t.Errorf("%v", err)
+			}
+			if diff := cmp.Diff(c.want, f.calls()); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

@@ -7,7 +7,8 @@ import (
 
 // note is what we keep in a job's administrator comment, the one field of a job
 // that only operators write and that survives our database: job_submit.lua
-// (packaging/etc) writes gpus, opts and norequeue, PinRelease pin and req.
+// (packaging/etc) writes gpus, opts and norequeue, PinRelease pin and req, and
+// Annotate ran.
 //
 // It is one word, "pipefill:gpus=gres:gpu:2;norequeue;pin=n0;req=n[0-1]"; other
 // words of the comment are the site's and are kept.
@@ -17,6 +18,7 @@ type note struct {
 	noRequeue bool
 	pin       string // the node PinRelease chose
 	required  string // the user's own node list, while pin replaces it
+	ran       string // where and how it ran, for those who read sacct
 	others    []string
 }
 
@@ -47,6 +49,8 @@ func parseNote(comment string) note {
 				n.pin = value
 			case "req":
 				n.required = value
+			case "ran":
+				n.ran = value
 			}
 		}
 	}
@@ -70,6 +74,9 @@ func (n note) String() string {
 	}
 	if n.required != "" {
 		items = append(items, "req="+escapeNote(n.required))
+	}
+	if n.ran != "" {
+		items = append(items, "ran="+escapeNote(n.ran))
 	}
 	out := append([]string{}, n.others...)
 	if len(items) > 0 {

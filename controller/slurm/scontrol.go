@@ -16,6 +16,7 @@ import (
 // scontrol runs Slurm's own tool for what slurmrestd cannot do: pin a job to a
 // node, write the administrator's comment, requeue. A call takes 10-20 ms.
 type scontrol struct {
+	name    string // scontrol, or sacctmgr
 	path    string
 	conf    string
 	timeout time.Duration
@@ -25,7 +26,7 @@ type scontrol struct {
 func (s scontrol) run(ctx context.Context, args ...string) error {
 	begin := time.Now() //nolint:forbidigo // how long a call takes, and no decision
 	err := s.start(ctx, args...)
-	s.observe("scontrol "+args[0], time.Since(begin), err)
+	s.observe(s.name+" "+verbOf(args), time.Since(begin), err)
 	return err
 }
 
@@ -46,12 +47,22 @@ func (s scontrol) start(ctx context.Context, args ...string) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return pipefill.Errorf(pipefill.CodeUnavailable, "scontrol %s: no answer in %s: %w; is slurmctld running?", args[0], s.timeout, ctx.Err())
+		return pipefill.Errorf(pipefill.CodeUnavailable, "%s %s: no answer in %s: %w; is slurmctld running?", s.name, verbOf(args), s.timeout, ctx.Err())
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
-		return pipefill.Errorf(pipefill.CodeUnavailable, "scontrol cannot be run: %w; install Slurm's client programs", err)
+		return pipefill.Errorf(pipefill.CodeUnavailable, "%s cannot be run: %w; install Slurm's client programs", s.name, err)
 	}
-	return refusedBy(args[0], said.String())
+	return refusedBy(s.name+" "+verbOf(args), said.String())
+}
+
+// verbOf is the first argument that is no option.
+func verbOf(args []string) string {
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "-") {
+			return arg
+		}
+	}
+	return ""
 }
 
 func refusedBy(verb, said string) error {
@@ -65,6 +76,7 @@ func refusedBy(verb, said string) error {
 		{"ccess/permission denied", pipefill.CodeDenied},
 		{"User not found", pipefill.CodeDenied},
 		{"already completing or completed", pipefill.CodeConflict},
+		{"already finished", pipefill.CodeConflict},
 		{"no longer pending", pipefill.CodeConflict},
 		{"is pending execution", pipefill.CodeConflict},
 		{"presently disabled", pipefill.CodeConflict},
@@ -77,5 +89,5 @@ func refusedBy(verb, said string) error {
 			break
 		}
 	}
-	return &pipefill.Error{Code: code, Message: fmt.Sprintf("scontrol %s: %.300s", verb, said)}
+	return &pipefill.Error{Code: code, Message: fmt.Sprintf("%s: %.300s", verb, said)}
 }

@@ -93,6 +93,11 @@ func (s *Store) Jobs(ctx context.Context, user string, sinceMs int64) ([]FillJob
 	return jobs, nil
 }
 
+// EndedJobs lists those that ended since sinceMs.
+func (s *Store) EndedJobs(ctx context.Context, sinceMs int64) ([]FillJob, error) {
+	return query(ctx, s.reader, scanJob, "SELECT "+jobColumns+" FROM fill_job j WHERE j.outcome <> '' AND j.ended_ms >= ? ORDER BY j.ended_ms", sinceMs)
+}
+
 // JobByID returns the newest row of a job number; not_found if there is none.
 func (s *Store) JobByID(ctx context.Context, cluster string, jobID int64) (FillJob, error) {
 	jobs, err := query(ctx, s.reader, scanJob, "SELECT "+jobColumns+

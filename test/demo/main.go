@@ -211,7 +211,10 @@ func (d *demo) report() error {
 	if err := d.writeTimeline(); err != nil {
 		return err
 	}
+	if err := d.writePage(traces, report); err != nil {
+		return err
+	}
 	d.print(report)
-	d.say("figures in %s, raw traces and logs beside it; timeline.json there is for ui.perfetto.dev", path)
+	d.say("figures in %s, raw traces and logs beside it; report.html there has them with charts, timeline.json is for ui.perfetto.dev", path)
 	return d.judge(report)
 }

@@ -115,3 +115,10 @@ int nvmlDeviceSetMemoryLimits_v1(void *device, struct limits *limits)
 	return fails("limits") || strcmp(limits->group, "/sys/fs/cgroup/x") || limits->soft || limits->hard != 5 ? 15 : 0;
 }
 #endif
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons)
+{
+	(void) device;
+	*reasons = fails("hot") ? 0x40 | 0x8 : fails("swhot") ? 0x20 : fails("brake") ? 0x80 : fails("powercap") ? 0x4 : 0x1;
+	return fails("clocks") ? 15 : fails("unsupported") ? 3 : 0; /* NVML_ERROR_NOT_SUPPORTED */
+}

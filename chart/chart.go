@@ -1,0 +1,269 @@
+// Package chart draws for reports in HTML: lines with their intervals, bars, and
+// tracks of time, as SVG that follows the reader's colours, dark, light or on
+// paper; and the page that they stand on. It is the one door to gonum's plot.
+//
+// It knows nothing of what it draws.
+package chart
+
+import (
+	"bytes"
+	"fmt"
+	"html/template"
+	"image/color"
+	"math"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// Width is that of all charts, in points; a page scales them to its own.
+const Width = 720
+
+// Series is one line. Lo and Hi, where they are, are the ends of an interval
+// around each value. NaN leaves a gap.
+type Series struct {
+	Name   string
+	X, Y   []float64
+	Lo, Hi []float64
+}
+
+// The colours stand for those of the page (Page), which are told apart also by
+// those who see no red or no green (after Okabe and Ito).
+var (
+	ink     = color.NRGBA{1, 1, 1, 255}
+	faint   = color.NRGBA{2, 2, 2, 255}
+	palette = []color.NRGBA{{3, 3, 1, 255}, {3, 3, 2, 255}, {3, 3, 3, 255}, {3, 3, 4, 255}, {3, 3, 5, 255}, {3, 3, 6, 255}, {3, 3, 7, 255}}
+)
+
+// Colours is how many things a chart can tell apart.
+const Colours = 7
+
+var themed = func() *strings.Replacer {
+	pairs := []string{hex(ink), "var(--ink)", hex(faint), "var(--faint)"}
+	for i, c := range palette {
+		pairs = append(pairs, hex(c), fmt.Sprintf("var(--c%d)", i+1))
+	}
+	return strings.NewReplacer(pairs...)
+}()
+
+func hex(c color.NRGBA) string { return fmt.Sprintf("#%02X%02X%02X", c.R, c.G, c.B) }
+
+func paint(i int) color.NRGBA { return palette[i%len(palette)] }
+
+func newPlot(title, x, y string) *plot.Plot {
+	p := plot.New()
+	p.BackgroundColor = color.Transparent
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	text := font.Font{Typeface: "Liberation", Variant: "Sans", Size: 11}
+	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		style.Color, style.Font = ink, text
+	}
+	p.X.Color, p.Y.Color, p.X.Tick.Color, p.Y.Tick.Color = ink, ink, ink, ink
+	p.Legend.Top = true
+	grid := plotter.NewGrid()
+	grid.Vertical.Color, grid.Horizontal.Color = color.Transparent, faint
+	p.Add(grid)
+	return p
+}
+
+// svg draws a plot and gives it the page's colours and fonts.
+func svg(p *plot.Plot, height float64) (template.HTML, error) {
+	c := vgsvg.New(Width, vg.Length(height))
+	p.Draw(draw.New(c))
+	return embed(c, p.Title.Text)
+}
+
+func embed(c *vgsvg.Canvas, title string) (template.HTML, error) {
+	var out bytes.Buffer
+	if _, err := c.WriteTo(&out); err != nil {
+		return "", fmt.Errorf("draw %s: %w", title, err)
+	}
+	text := out.String()
+	start := strings.Index(text, "<svg")
+	if start < 0 {
+		return "", fmt.Errorf("draw %s: no picture came of it", title)
+	}
+	text = themed.Replace(text[start:])
+	text = strings.ReplaceAll(text, "font-family:Liberation Sans", "font-family:inherit")
+	// The name is what a screen reader reads.
+	text = strings.Replace(text, "<svg", `<svg role="img" aria-label="`+template.HTMLEscapeString(title)+`"`, 1)
+	return template.HTML(text), nil //nolint:gosec // texts in it are escaped by gonum's plot
+}
+
+// Lines draws series over the same axis, each with its interval. The y axis
+// begins at 0 where all values are above.
+func Lines(title, x, y string, series ...Series) (template.HTML, error) {
+	p := newPlot(title, x, y)
+	for i, s := range series {
+		if len(s.X) != len(s.Y) || s.Lo != nil && (len(s.Lo) != len(s.X) || len(s.Hi) != len(s.X)) {
+			return "", fmt.Errorf("draw %s: series %s has %d x, %d y, %d and %d ends of intervals", title, s.Name, len(s.X), len(s.Y), len(s.Lo), len(s.Hi))
+		}
+		for k, run := range runs(s) {
+			if s.Lo != nil {
+				band := append(points(run.X, run.Lo), reversed(points(run.X, run.Hi))...)
+				polygon, err := plotter.NewPolygon(band)
+				if err != nil {
+					return "", fmt.Errorf("draw %s: %w", title, err)
+				}
+				shade := paint(i)
+				shade.A = 60
+				polygon.Color, polygon.LineStyle.Width = shade, 0
+				p.Add(polygon)
+			}
+			line, err := plotter.NewLine(points(run.X, run.Y))
+			if err != nil {
+				return "", fmt.Errorf("draw %s: %w", title, err)
+			}
+			line.Color, line.Width = paint(i), 1.5
+			p.Add(line)
+			if k == 0 && s.Name != "" {
+				p.Legend.Add(s.Name, line)
+			}
+		}
+	}
+	if p.Y.Min > 0 {
+		p.Y.Min = 0
+	}
+	if math.IsInf(p.Y.Min, 0) || p.Y.Min >= p.Y.Max {
+		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
+	}
+	p.Y.Max += (p.Y.Max - p.Y.Min) * 0.15 // room for the legend
+	return svg(p, 200)
+}
+
+// runs are the stretches of a series without NaN.
+func runs(s Series) (out []Series) {
+	var run Series
+	end := func() {
+		if len(run.X) > 0 {
+			out = append(out, run)
+		}
+		run = Series{}
+	}
+	for i := range s.X {
+		if math.IsNaN(s.Y[i]) || s.Lo != nil && (math.IsNaN(s.Lo[i]) || math.IsNaN(s.Hi[i])) {
+			end()
+			continue
+		}
+		run.X, run.Y = append(run.X, s.X[i]), append(run.Y, s.Y[i])
+		if s.Lo != nil {
+			run.Lo, run.Hi = append(run.Lo, s.Lo[i]), append(run.Hi, s.Hi[i])
+		}
+	}
+	end()
+	return out
+}
+
+func points(x, y []float64) plotter.XYs {
+	out := make(plotter.XYs, len(x))
+	for i := range x {
+		out[i].X, out[i].Y = x[i], y[i]
+	}
+	return out
+}
+
+func reversed(xys plotter.XYs) plotter.XYs {
+	out := make(plotter.XYs, len(xys))
+	for i := range xys {
+		out[len(xys)-1-i] = xys[i]
+	}
+	return out
+}
+
+// Bars draws groups of bars, one of each name in each group, stacked or side by
+// side. values are by name, then by group.
+func Bars(title, y string, groups, names []string, values [][]float64, stacked bool) (template.HTML, error) {
+	p := newPlot(title, "", y)
+	width := vg.Length(0.6 * (Width - 80) / float64(max(1, len(groups))))
+	if !stacked {
+		width /= vg.Length(max(1, len(names)))
+	}
+	width = min(width, 60)
+	var below *plotter.BarChart
+	for i, name := range names {
+		if len(values[i]) != len(groups) {
+			return "", fmt.Errorf("draw %s: %d values of %s for %d groups", title, len(values[i]), name, len(groups))
+		}
+		bars, err := plotter.NewBarChart(plotter.Values(values[i]), width)
+		if err != nil {
+			return "", fmt.Errorf("draw %s: %w", title, err)
+		}
+		bars.Color, bars.LineStyle.Width = paint(i), 0
+		switch {
+		case stacked && below != nil:
+			bars.StackOn(below)
+		case !stacked:
+			bars.Offset = width * vg.Length(float64(i)-float64(len(names)-1)/2)
+		}
+		below = bars
+		p.Add(bars)
+		p.Legend.Add(name, bars)
+	}
+	p.NominalX(groups...)
+	p.X.Width = 0
+	p.Y.Max *= 1.3 // room for the legend
+	return svg(p, 220)
+}
+
+// Span is one stretch of a track.
+type Span struct {
+	Begin, End float64
+	Colour     int // of Colours
+}
+
+// Track is one row of a timeline.
+type Track struct {
+	Name  string
+	Spans []Span
+}
+
+// rowHeight is a track's, in points.
+const rowHeight = 17
+
+// Tracks draws tracks over one axis of time; legend names the colours.
+func Tracks(title, x string, begin, end float64, tracks []Track, legend []string) (template.HTML, error) {
+	if !(begin < end) {
+		return "", fmt.Errorf("draw %s: nothing between %g and %g", title, begin, end)
+	}
+	const left, right, top, bottom = 190, 10, 22, 34
+	height := top + bottom + rowHeight*float64(len(tracks))
+	c := vgsvg.New(Width, vg.Length(height))
+	text := draw.TextStyle{Color: ink, Font: font.Font{Typeface: "Liberation", Variant: "Sans", Size: 10}, Handler: plot.DefaultTextHandler}
+	area := draw.New(c)
+	at := func(v float64) vg.Length { return left + vg.Length((v-begin)/(end-begin)*(Width-left-right)) }
+	for i, name := range legend {
+		x := vg.Length(left + i*100)
+		area.FillPolygon(paint(i), box(x, vg.Length(height)-16, 10, 10))
+		area.FillText(text, vg.Point{X: x + 14, Y: vg.Length(height) - 14}, name)
+	}
+	for row, track := range tracks {
+		y := vg.Length(height - top - rowHeight*float64(row+1))
+		area.StrokeLine2(draw.LineStyle{Color: faint, Width: 0.5}, left, y, Width-right, y)
+		area.FillText(text, vg.Point{X: 4, Y: y + 5}, track.Name)
+		for _, s := range track.Spans {
+			if s.End <= begin || s.Begin >= end {
+				continue
+			}
+			from, to := at(max(s.Begin, begin)), at(min(s.End, end))
+			area.FillPolygon(paint(s.Colour), box(from, y+2, max(to-from, 0.4), rowHeight-4))
+		}
+	}
+	for _, tick := range (plot.DefaultTicks{}).Ticks(begin, end) {
+		if tick.Label == "" || tick.Value < begin || tick.Value > end {
+			continue
+		}
+		area.StrokeLine2(draw.LineStyle{Color: ink, Width: 0.5}, at(tick.Value), bottom-4, at(tick.Value), bottom)
+		area.FillText(text, vg.Point{X: at(tick.Value) - 8, Y: bottom - 16}, tick.Label)
+	}
+	area.FillText(text, vg.Point{X: left, Y: 4}, x)
+	return embed(c, title)
+}
+
+func box(x, y, w, h vg.Length) []vg.Point {
+	return []vg.Point{{X: x, Y: y}, {X: x + w, Y: y}, {X: x + w, Y: y + h}, {X: x, Y: y + h}}
+}
