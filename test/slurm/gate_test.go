@@ -78,8 +78,6 @@ func TestGate(t *testing.T) {
 		for _, rank := range ranks {
 			before = append(before, cpuNs(t, rank))
 		}
-		unchanged := time.Now().Add(3 * time.Second)
-		await(t, "three seconds without a daemon", func() bool { return time.Now().After(unchanged) })
 		c.checkIterations(t, daemon, killed)
 		if now := cpuNs(t, pid); now != used {
 			t.Errorf("without a daemon it used %s", time.Duration(now-used))
@@ -136,22 +134,26 @@ func (c *cluster) checkIterations(t *testing.T, daemon string, killedNs int64) {
 	t.Helper()
 	core := map[string]string{"pipefilld.n0": "0", "pipefilld.n1": "1"}[daemon]
 	var before, after []int64
-	for line := range strings.Lines(c.read(t, filepath.Join(c.dir, "times", "it."+core))) {
-		var begin, computed int64
-		if _, err := fmt.Sscan(line, &begin, &computed); err != nil {
-			continue // half a line
+	await(t, "three iterations after the kill", func() bool {
+		before, after = nil, nil
+		for line := range strings.Lines(c.read(t, filepath.Join(c.dir, "times", "it."+core))) {
+			var begin, computed int64
+			if _, err := fmt.Sscan(line, &begin, &computed); err != nil {
+				continue // half a line
+			}
+			if begin > killedNs+int64(stopMost) {
+				after = append(after, computed)
+			} else if begin < killedNs-int64(stopMost) {
+				before = append(before, computed)
+			}
 		}
-		if begin > killedNs+int64(stopMost) {
-			after = append(after, computed)
-		} else if begin < killedNs-int64(stopMost) {
-			before = append(before, computed)
-		}
-	}
-	if len(before) < 8 || len(after) < 3 {
-		t.Fatalf("%d iterations before the kill and %d after it", len(before), len(after))
+		return len(after) >= 3
+	})
+	if len(before) < 8 {
+		t.Fatalf("only %d iterations before the kill", len(before))
 	}
 	// The fastest of each: whatever else this machine does has its say in the others.
-	if slices.Min(after) > slices.Min(before)*5/4 {
+	if slices.Min(after) > slices.Min(before)*3/2 {
 		t.Errorf("computing took %s at best before the kill, and %s from %s after it", time.Duration(slices.Min(before)), time.Duration(slices.Min(after)), stopMost)
 	}
 	t.Logf("computing took %s at best before the kill, %s after it", time.Duration(slices.Min(before)), time.Duration(slices.Min(after)))
