@@ -40,7 +40,7 @@ func (b *bench) docs(path string) error {
 
 // renderPage replaces the tables of a page; kept says which stayed, and why.
 func renderPage(page string, all []row) (text string, kept []string, err error) {
-	const begin, close, end = "<!-- bench ", " -->\n", "<!-- /bench -->"
+	const begin, ends, end = "<!-- bench ", " -->\n", "<!-- /bench -->"
 	rows := map[string]row{}
 	for _, r := range all {
 		rows[r.Name] = r
@@ -52,7 +52,7 @@ func renderPage(page string, all []row) (text string, kept []string, err error) 
 		if !found {
 			return out.String(), kept, nil
 		}
-		name, rest, ok1 := strings.Cut(after, close)
+		name, rest, ok1 := strings.Cut(after, ends)
 		old, rest, ok2 := strings.Cut(rest, end)
 		table := tables[name]
 		if !ok1 || !ok2 || table == nil {
@@ -63,7 +63,7 @@ func renderPage(page string, all []row) (text string, kept []string, err error) 
 			kept = append(kept, fmt.Sprintf("table %s stays: no figure %q in bench.json", name, missing))
 			fresh = old
 		}
-		out.WriteString(begin + name + close + fresh + end)
+		out.WriteString(begin + name + ends + fresh + end)
 		page = rest
 	}
 }

@@ -44,7 +44,7 @@ func TestEscape(t *testing.T) {
 	t.Run("refuses its owner by REST", func(t *testing.T) {
 		id := c.sbatch(t, "pf_ann", "sleep 300", "-p", "pipefill")
 		for _, body := range []string{`{"hold":false}`, `{"priority":50}`, `{"nice":1}`, `{"partition":"main"}`} {
-			out := c.rest(t, "pf_ann", "POST", fmt.Sprintf("job/%d", id), body)
+			out := c.rest(t, "pf_ann", fmt.Sprintf("job/%d", id), body)
 			if !strings.Contains(out, `"error"`) && !strings.Contains(out, "failed") {
 				t.Errorf("%s was not refused: %s", body, out)
 			}
@@ -161,7 +161,7 @@ func TestSubmit(t *testing.T) {
 	}
 
 	t.Run("a job through slurmrestd brings its options in its environment", func(t *testing.T) {
-		out := c.rest(t, "pf_ann", "POST", "job/submit",
+		out := c.rest(t, "pf_ann", "job/submit",
 			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","environment":{"PATH":"/bin","PIPEFILL_OPTIONS":"fill,mode=chunked"},"current_working_directory":"/tmp"}}`)
 		l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
 		if err != nil {
@@ -172,7 +172,7 @@ func TestSubmit(t *testing.T) {
 		}
 	})
 	t.Run("a user cannot forge the note", func(t *testing.T) {
-		out := c.rest(t, "pf_ann", "POST", "job/submit",
+		out := c.rest(t, "pf_ann", "job/submit",
 			`{"script":"#!/bin/sh\ntrue\n","job":{"partition":"pipefill","admin_comment":"pipefill:pin=n0","environment":{"PATH":"/bin"},"current_working_directory":"/tmp"}}`)
 		l, err := c.client.List(t.Context(), []string{"pipefill"}, time.Time{})
 		if err != nil {
@@ -186,12 +186,12 @@ func TestSubmit(t *testing.T) {
 	})
 }
 
-// rest calls slurmrestd as a user with a token of their own.
-func (c *cluster) rest(t *testing.T, name, method, path, body string) string {
+// rest posts to slurmrestd as a user with a token of their own.
+func (c *cluster) rest(t *testing.T, name, path, body string) string {
 	t.Helper()
 	token, err := exec.CommandContext(t.Context(), "../cluster/cluster", "token", c.dir, name).Output()
 	if err != nil {
 		t.Fatalf("token: %v", err)
 	}
-	return restCall(t, c.dir+"/rest/slurmrestd.sock", name, strings.TrimSpace(string(token)), method, "/slurm/v0.0.38/"+path, body)
+	return restCall(t, c.dir+"/rest/slurmrestd.sock", name, strings.TrimSpace(string(token)), "POST", "/slurm/v0.0.38/"+path, body)
 }

@@ -154,7 +154,7 @@ func TestMainJob(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			said := c.rest(t, "pf_train", "POST", "job/submit", string(body))
+			said := c.rest(t, "pf_train", "job/submit", string(body))
 			await(t, "its output: slurmrestd said "+said, func() bool { return strings.Contains(c.read(t, out), "done") })
 			if text := c.read(t, out); !strings.Contains(text, name) {
 				t.Errorf("with PIPEFILL_OPTIONS=%s: %s", options, text)
