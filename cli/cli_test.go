@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 // fake is a controller that can fail every call.
 type fake struct {
 	endpoint string
+	mu       sync.Mutex // a program in a process of its own asks when it likes
 	fail     *api.Failure
 	calls    []string
 	answers  map[string]any
@@ -37,6 +39,8 @@ func newFake(t *testing.T) *fake {
 	f := &fake{endpoint: "unix:" + path, answers: map[string]any{}}
 	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.calls = append(f.calls, strings.TrimSpace(r.Method+" "+r.RequestURI+" "+string(body)))
 		w.Header().Set(api.VersionHeader, api.Version)
 		if f.fail != nil {

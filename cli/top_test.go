@@ -18,6 +18,8 @@ import (
 func site(t *testing.T) *fake {
 	t.Helper()
 	f := newFake(t)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.answers["/v1/ping"] = api.Status{Version: pipefill.Version(), Cluster: "alps", Faults: []string{"node n7: does not report"}}
 	var slots []api.Slot
 	for i := range 6 {
