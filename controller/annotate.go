@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +69,12 @@ func (c *Controller) annotate(ctx context.Context, written map[int64]string) err
 			note(a.FillJobID, a.Job.JobID, whereRan(*a, j.Mode), true)
 		}
 	}
-	for _, j := range ended {
+	for i, j := range ended {
+		// Of the rows of one number, as of a job that was lost and came back, the last says how it ended.
+		later := func(x store.FillJob) bool { return x.JobID == j.JobID }
+		if c.store.Open(c.cfg.Cluster, j.JobID) != nil || slices.ContainsFunc(ended[i+1:], later) {
+			continue
+		}
 		if j.EndedMs > now.Add(-annotateAfter).UnixMilli() {
 			here[j.ID] = true
 			continue

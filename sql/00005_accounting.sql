@@ -1,8 +1,8 @@
 -- +goose Up
--- Sums by hour and by day of the site's time zone, kept when the rows that they sum up are purged.
+-- Sums by hour, day and month of the site's time zone, kept when the rows that they sum up are purged.
 CREATE TABLE rollup (
   kind                TEXT NOT NULL CHECK (kind IN ('cluster', 'user', 'job', 'main', 'node')),
-  grain               TEXT NOT NULL CHECK (grain IN ('hour', 'day')),
+  grain               TEXT NOT NULL CHECK (grain IN ('hour', 'day', 'month')),
   start_ms            INTEGER NOT NULL,
   key                 TEXT NOT NULL,
   account             TEXT NOT NULL DEFAULT '',

@@ -16,25 +16,34 @@ type Grain string
 
 // The grains, of the site's time zone: a day has 23, 24 or 25 hours.
 const (
-	Hour Grain = "hour"
-	Day  Grain = "day"
+	Hour  Grain = "hour"
+	Day   Grain = "day"
+	Month Grain = "month"
 )
 
 // Grains are all, the finest first.
-var Grains = []Grain{Hour, Day}
+var Grains = []Grain{Hour, Day, Month}
 
 // longestMs bounds a stretch that is shared out: a longer one is a clock that
 // was set, and counts where it ended.
 const longestMs = 7 * 24 * 3600 * 1000
 
-// Floor is the beginning of the hour or day that holds atMs, in ms since 1970.
+// Floor is the beginning of the hour, day or month that holds atMs, in ms since 1970.
 func Floor(g Grain, atMs int64, zone *time.Location) int64 {
 	t := time.UnixMilli(atMs).In(zone)
 	if g == Hour {
 		into := int64(t.Minute())*60_000 + int64(t.Second())*1000 + int64(t.Nanosecond())/1e6
 		return atMs - into
 	}
+	if g == Month {
+		t = noon(t.Year(), t.Month(), 1, zone)
+	}
 	return midnight(t, zone).UnixMilli()
+}
+
+// noon is an instant that every day has.
+func noon(y int, m time.Month, d int, zone *time.Location) time.Time {
+	return time.Date(y, m, d, 12, 0, 0, 0, zone)
 }
 
 // Ceil is Floor of atMs, or the beginning of the next where it lies within.
@@ -45,7 +54,7 @@ func Ceil(g Grain, atMs int64, zone *time.Location) int64 {
 	return Next(g, atMs, zone)
 }
 
-// Next is when the hour or day after the one that holds atMs begins.
+// Next is when the hour, day or month after the one that holds atMs begins.
 func Next(g Grain, atMs int64, zone *time.Location) int64 {
 	if g == Hour {
 		// An hour's name is where its first minute was; a change of half an hour
@@ -53,7 +62,10 @@ func Next(g Grain, atMs int64, zone *time.Location) int64 {
 		return Floor(g, atMs, zone) + 3_600_000
 	}
 	t := time.UnixMilli(atMs).In(zone)
-	return midnight(t.AddDate(0, 0, 1), zone).UnixMilli()
+	if g == Month {
+		return midnight(noon(t.Year(), t.Month()+1, 1, zone), zone).UnixMilli()
+	}
+	return midnight(noon(t.Year(), t.Month(), t.Day()+1, zone), zone).UnixMilli()
 }
 
 // midnight is the first instant of t's day: 1 a.m. where the clocks were put

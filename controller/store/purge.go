@@ -9,7 +9,7 @@ import (
 type Keep struct {
 	RawMs  int64 // fill jobs that have ended, with their attempts and usage, and main jobs' totals
 	HourMs int64 // roll-ups by hour, and the audit log
-	DayMs  int64 // roll-ups by day
+	DayMs  int64 // roll-ups by day and month
 }
 
 // purgeAtOnce bounds a transaction, so that nodes are not kept waiting.
@@ -32,6 +32,7 @@ func (s *Store) Purge(ctx context.Context, keep Keep) (rows int64, err error) {
 			(SELECT node, device, job_id, started_ms, run FROM main_total WHERE seen_ms < ?1 LIMIT ?2)`)},
 		{"purge hours", keep.HourMs, purgeRollup("hour")},
 		{"purge days", keep.DayMs, purgeRollup("day")},
+		{"purge months", keep.DayMs, purgeRollup("month")},
 	} {
 		for {
 			var n int64

@@ -78,28 +78,33 @@ type span struct {
 	fromMs, toMs int64
 }
 
-// spans covers [startMs, endMs) by as few rows as there can be: days within,
-// hours at the ends.
+// spans covers [startMs, endMs) by as few rows as there can be: months within,
+// days and hours at the ends. Months are kept as long as days; where their days
+// are gone, so are they.
 func (s *Store) spans(startMs, endMs, hourMs int64) []span {
-	hours, days := account.Hour, account.Day
-	startMs, endMs = account.Floor(hours, startMs, s.Zone), account.Ceil(hours, endMs, s.Zone)
+	startMs, endMs = account.Floor(account.Hour, startMs, s.Zone), account.Ceil(account.Hour, endMs, s.Zone)
 	if startMs < hourMs {
-		startMs = account.Floor(days, startMs, s.Zone)
+		startMs = account.Floor(account.Day, startMs, s.Zone)
 	}
 	if endMs < hourMs {
-		endMs = account.Ceil(days, endMs, s.Zone)
+		endMs = account.Ceil(account.Day, endMs, s.Zone)
 	}
-	first, last := account.Ceil(days, startMs, s.Zone), account.Floor(days, endMs, s.Zone)
+	return s.cover(startMs, endMs, []account.Grain{account.Month, account.Day, account.Hour})
+}
+
+// cover takes the whole of the first grain that lie within, and the others at
+// the ends.
+func (s *Store) cover(startMs, endMs int64, grains []account.Grain) []span {
+	switch {
+	case endMs <= startMs:
+		return nil
+	case len(grains) == 1:
+		return []span{{grains[0], startMs, endMs}}
+	}
+	first, last := account.Ceil(grains[0], startMs, s.Zone), account.Floor(grains[0], endMs, s.Zone)
 	if last <= first {
-		return []span{{hours, startMs, endMs}}
+		return s.cover(startMs, endMs, grains[1:])
 	}
-	var out []span
-	if startMs < first {
-		out = append(out, span{hours, startMs, first})
-	}
-	out = append(out, span{days, first, last})
-	if last < endMs {
-		out = append(out, span{hours, last, endMs})
-	}
-	return out
+	out := append(s.cover(startMs, first, grains[1:]), span{grains[0], first, last})
+	return append(out, s.cover(last, endMs, grains[1:])...)
 }

@@ -151,7 +151,7 @@ func (b *books) report(kind string, startMs, endMs, hourMs int64) map[string]api
 func TestReport_EqualsTheLedger(t *testing.T) {
 	b := newBooks(t)
 	hours := int64(25 * bookDays)
-	periods := [][2]int64{{0, hours}, {0, 24}, {72, 97}, {5, 6}, {71, 99}, {13, 80}}
+	periods := [][2]int64{{0, hours}, {-21 * 24, 10*24 + 1}, {-600, 300}, {0, 24}, {72, 97}, {5, 6}, {71, 99}, {13, 80}}
 	for range 6 {
 		from := b.rng.Int64N(hours - 1)
 		periods = append(periods, [2]int64{from, from + 1 + b.rng.Int64N(hours-from)})

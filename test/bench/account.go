@@ -160,6 +160,15 @@ func (b *bench) accountReport(ctx context.Context, dir string) error {
 			}})
 		}
 		add("cluster", "day", "bench", "", "", day)
+		if month := day.AddDate(0, 0, 1-day.Day()); d == 0 || day.Day() == 1 {
+			add("cluster", "month", "bench", "", "", month)
+			for n := range nodes {
+				add("node", "month", fmt.Sprintf("n%04d", n), "", "", month)
+			}
+			for u := range 200 {
+				add("user", "month", fmt.Sprintf("u%03d", u), fmt.Sprintf("u%03d", u), fmt.Sprintf("a%d", u%10), month)
+			}
+		}
 		for n := range nodes {
 			add("node", "day", fmt.Sprintf("n%04d", n), "", "", day)
 			if d < hourly {
