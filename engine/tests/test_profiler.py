@@ -47,10 +47,10 @@ class OneThread(unittest.TestCase):
 class TestProfile(OneThread):
     def test_inference_of_a_sequential(self):
         model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1024))
-        measured = pipefill.profile(model, torch.randn(64, 512), batch_sizes=[32, 128], repeats=8)
+        measured = pipefill.profile(model, torch.randn(64, 512), batch_sizes=[32, 512], repeats=8)
         profile = measured.profile
         self.assertEqual((profile.kind, profile.name), ("inference", "Sequential"))
-        self.assertEqual([c.batch_size for c in profile.configs], [32, 128])
+        self.assertEqual([c.batch_size for c in profile.configs], [32, 512])
         small, large = profile.configs
         self.assertEqual(large.resident_bytes, 4 * (512 * 512 + 512 + 512 * 1024 + 1024))
         names = [op.name for op in large.ops]
@@ -58,11 +58,12 @@ class TestProfile(OneThread):
         last = large.ops[-1]
         self.assertEqual(last.name, "2")
         # The output of the last layer, and its input, are there at once.
-        self.assertGreaterEqual(last.peak_bytes, 4 * 128 * (512 + 1024))
-        self.assertLess(last.peak_bytes, 4 * 128 * 4096)
+        self.assertGreaterEqual(last.peak_bytes, 4 * 512 * (512 + 1024))
+        self.assertLess(last.peak_bytes, 4 * 512 * 4096)
+        # 16 times the work: what a cold cache costs both is small beside it.
         # Medians: of 8 passes the 99th percentile is the slowest, whatever made it slow.
         self.assertGreater(measured.ops[1][-1].median, 2 * measured.ops[0][-1].median)
-        self.assertRegex(str(measured), r"(?m)^ +128 plain +\d+ ")
+        self.assertRegex(str(measured), r"(?m)^ +512 plain +\d+ ")
 
     def test_training_with_and_without_checkpoint(self):
         model, loader, loss = programs.transformer_task()

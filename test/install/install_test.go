@@ -94,6 +94,12 @@ func TestInstall_EveryFileWithItsMode(t *testing.T) {
 	add("usr/local/share/pipefill/prometheus", "packaging/prometheus/*", same)
 	add("usr/local/share/man", "docs/man/*.md", page)
 	add("usr/local/share/doc/pipefill", "docs/*.md", same)
+	for _, name := range []string{
+		"bash-completion/completions/pipefill-cli", "zsh/site-functions/_pipefill-cli", "fish/vendor_completions.d/pipefill-cli.fish",
+	} {
+		want["usr/local/share/"+name] = 0o644
+	}
+	want["usr/local/bin/pipefill-sacct"] = 0o755
 	for _, name := range []string{"README.md", "CHANGELOG.md", "LICENSE"} {
 		want["usr/local/share/doc/pipefill/"+name] = 0o644
 	}
