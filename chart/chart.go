@@ -11,6 +11,8 @@ import (
 	"html/template"
 	"image/color"
 	"math"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -46,12 +48,16 @@ const Colours = 7
 var themed = func() *strings.Replacer {
 	pairs := []string{hex(ink), "var(--ink)", hex(faint), "var(--faint)"}
 	for i, c := range palette {
-		pairs = append(pairs, hex(c), fmt.Sprintf("var(--c%d)", i+1))
+		pairs = append(pairs, hex(c), fmt.Sprintf("var(--c%d)", i+1), hex(shade(i)), fmt.Sprintf("color-mix(in srgb, var(--c%d) 25%%, transparent)", i+1))
 	}
 	return strings.NewReplacer(pairs...)
 }()
 
 func hex(c color.NRGBA) string { return fmt.Sprintf("#%02X%02X%02X", c.R, c.G, c.B) }
+
+// shade is the colour of an interval around a line. It is no transparent one:
+// gonum's SVG would mix it with black.
+func shade(i int) color.NRGBA { return color.NRGBA{4, 4, paint(i).B, 255} }
 
 func paint(i int) color.NRGBA { return palette[i%len(palette)] }
 
@@ -64,7 +70,7 @@ func newPlot(title, x, y string) *plot.Plot {
 		style.Color, style.Font = ink, text
 	}
 	p.X.Color, p.Y.Color, p.X.Tick.Color, p.Y.Tick.Color = ink, ink, ink, ink
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.XOffs, p.Legend.ThumbnailWidth = true, -6, 18
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Transparent, faint
 	p.Add(grid)
@@ -89,10 +95,22 @@ func embed(c *vgsvg.Canvas, title string) (template.HTML, error) {
 		return "", fmt.Errorf("draw %s: no picture came of it", title)
 	}
 	text = themed.Replace(text[start:])
-	text = strings.ReplaceAll(text, "font-family:Liberation Sans", "font-family:inherit")
+	// Places were measured in Liberation's letters; others are wider.
+	text = strings.ReplaceAll(text, "font-family:Liberation Sans", "font-family:'Liberation Sans',Arial,Helvetica,sans-serif")
+	text = sizes.ReplaceAllStringFunc(text, smaller)
 	// The name is what a screen reader reads.
 	text = strings.Replace(text, "<svg", `<svg role="img" aria-label="`+template.HTMLEscapeString(title)+`"`, 1)
 	return template.HTML(text), nil //nolint:gosec // texts in it are escaped by gonum's plot
+}
+
+var sizes = regexp.MustCompile(`font-size:[0-9.]+`)
+
+func smaller(size string) string {
+	points, err := strconv.ParseFloat(strings.TrimPrefix(size, "font-size:"), 64)
+	if err != nil {
+		return size
+	}
+	return fmt.Sprintf("font-size:%.3g", points*0.88)
 }
 
 // Lines draws series over the same axis, each with its interval. The y axis
@@ -110,9 +128,7 @@ func Lines(title, x, y string, series ...Series) (template.HTML, error) {
 				if err != nil {
 					return "", fmt.Errorf("draw %s: %w", title, err)
 				}
-				shade := paint(i)
-				shade.A = 60
-				polygon.Color, polygon.LineStyle.Width = shade, 0
+				polygon.Color, polygon.Width = shade(i), 0
 				p.Add(polygon)
 			}
 			line, err := plotter.NewLine(points(run.X, run.Y))
@@ -206,6 +222,7 @@ func Bars(title, y string, groups, names []string, values [][]float64, stacked b
 	}
 	p.NominalX(groups...)
 	p.X.Width = 0
+	p.X.Min, p.X.Max = -0.6, float64(len(groups))-0.4
 	p.Y.Max *= 1.3 // room for the legend
 	return svg(p, 220)
 }

@@ -26,7 +26,7 @@ const archiveAtOnce = 5000
 func (p *program) archiveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "archive", Usage: "write the accounting to a file, and take it in again (operators)",
-		Action: func(c *cli.Context) error { return usage("archive: write dump FILE or load FILE") },
+		Action: func(*cli.Context) error { return usage("archive: write dump FILE or load FILE") },
 		Subcommands: []*cli.Command{
 			command(&cli.Command{
 				Name: "dump", Usage: "write what ended before TIME (all by default) to FILE: fill jobs, their attempts and usage, main jobs, sums, the audit log",

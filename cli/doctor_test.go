@@ -203,7 +203,8 @@ func TestDoctor_EachMistake(t *testing.T) {
 		"another release here":               {func(c *clinic) { c.ping(func(s *api.Status) { s.Version = "0.0.9" }) }, "WARN", "install the same release here"},
 		"a GPU whose memory nothing fences": {func(c *clinic) {
 			c.fake.answers["/v1/slots"] = []api.Slot{
-				{Node: "n1", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "audit"}}, {Node: "n0", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "driver"}},
+				{Node: "n1", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "audit"}},
+				{Node: "n0", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "driver"}},
 				{Node: "n2", Main: api.MainDevice{Device: "cpu:0"}},
 			}
 		}, "WARN", "on n1 the driver takes no limits"},

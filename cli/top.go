@@ -81,7 +81,7 @@ func (p *program) topPlain(c *cli.Context, look func(context.Context) topData) e
 		if i > 0 {
 			timer := time.NewTimer(c.Duration("delay"))
 			select {
-			case <-c.Context.Done():
+			case <-c.Done():
 				timer.Stop()
 				return nil
 			case <-timer.C:
@@ -117,7 +117,7 @@ func (p *program) topScreen(c *cli.Context, look func(context.Context) topData) 
 		options = append(options, tea.WithInput(p.env.Stdin))
 	}
 	last, err := tea.NewProgram(m, options...).Run()
-	if err != nil && c.Context.Err() == nil {
+	if err != nil && c.Err() == nil {
 		return fmt.Errorf("top: %w", err)
 	}
 	if m, ok := last.(topModel); ok && m.data.err != nil && m.data.at.IsZero() {

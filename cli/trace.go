@@ -36,7 +36,7 @@ func (p *program) traceCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			write := func(w io.Writer) error { return t.WriteJSON(w) }
+			write := t.WriteJSON
 			if c.Bool("html") {
 				page, err := runPage(t, c.Args().Slice())
 				if err != nil {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -64,8 +65,8 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 	}
 	var loaded int64
 	entry := api.AuditEntry{Action: "load", Target: "archive", Detail: fmt.Sprintf("%d rows", len(rows))}
-	err := s.audited(r.Context(), callerOf(r), entry, func() (err error) {
-		loaded, err = s.controller.store.Load(r.Context(), rows)
+	err := s.audited(r.Context(), callerOf(r), entry, func(ctx context.Context) (err error) {
+		loaded, err = s.controller.store.Load(ctx, rows)
 		return err
 	})
 	if err != nil {

@@ -15,7 +15,7 @@ const whyMost = 200
 
 // audited carries out an operator's order, written down before and its result
 // after. What cannot be written down is not done.
-func (s *Server) audited(ctx context.Context, who caller, e api.AuditEntry, do func() error) error {
+func (s *Server) audited(ctx context.Context, who caller, e api.AuditEntry, do func(context.Context) error) error {
 	c := s.controller
 	e.AtMs, e.UID, e.User = c.now().UnixMilli(), who.uid, who.name
 	if err := checkWhy(e.Why); err != nil {
@@ -26,7 +26,7 @@ func (s *Server) audited(ctx context.Context, who caller, e api.AuditEntry, do f
 		return err
 	}
 	s.log.InfoContext(ctx, "an operator's order", "user", who.name, "uid", who.uid, "action", e.Action, "target", e.Target, "detail", e.Detail, "why", e.Why)
-	err = do()
+	err = do(ctx)
 	result := "ok"
 	if err != nil {
 		result = string(pipefill.ErrorCode(err)) + ": " + err.Error()

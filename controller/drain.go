@@ -132,7 +132,7 @@ func (s *Server) drainOrResume(w http.ResponseWriter, r *http.Request, action st
 	if request.Evict {
 		entry.Detail = "evict"
 	}
-	err = s.audited(r.Context(), who, entry, func() error { return s.controller.setDrain(r.Context(), who, action, request) })
+	err = s.audited(r.Context(), who, entry, func(ctx context.Context) error { return s.controller.setDrain(ctx, who, action, request) })
 	if err != nil {
 		s.fail(w, r, err)
 		return

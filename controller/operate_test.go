@@ -138,7 +138,7 @@ func TestDrain_AndResume(t *testing.T) {
 			}
 			d.ask(1002, "POST", "/v1/drain", fmt.Sprintf(body, true))
 			w.boot() // what is drained survives the controller
-			d.Server.controller = w.ctl
+			d.controller = w.ctl
 			w.ctl.cfg.Operators = []string{"oper"}
 			for range 20 {
 				w.second()

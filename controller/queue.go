@@ -168,32 +168,32 @@ func (s *Server) change(r *http.Request, job store.FillJob) error {
 			return err
 		}
 	}
-	do, detail, err := s.order(r.Context(), who, action, job, order)
+	do, detail, err := s.order(who, action, job, order)
 	if err != nil {
 		return err
 	}
 	if !who.operator {
-		return do()
+		return do(r.Context())
 	}
 	entry := api.AuditEntry{Action: action, Target: fmt.Sprintf("job %d of %s", job.JobID, job.User), Detail: detail, Why: order.Why}
 	return s.audited(r.Context(), who, entry, do)
 }
 
 // order checks an order and returns how it is carried out.
-func (s *Server) order(ctx context.Context, who caller, action string, job store.FillJob, order api.Order) (do func() error, detail string, err error) {
+func (s *Server) order(who caller, action string, job store.FillJob, order api.Order) (do func(context.Context) error, detail string, err error) {
 	c := s.controller
 	switch action {
 	case "hold", "release":
-		return func() error { return c.store.SetHeld(ctx, job.ID, action == "hold") }, "", nil
+		return func(ctx context.Context) error { return c.store.SetHeld(ctx, job.ID, action == "hold") }, "", nil
 	case "cancel":
-		return func() error { return c.slurm.Cancel(ctx, job.JobID) }, "", nil
+		return func(ctx context.Context) error { return c.slurm.Cancel(ctx, job.JobID) }, "", nil
 	case "priority":
 		const most = 1_000_000
 		if order.Priority == nil || *order.Priority < -most || *order.Priority > most {
 			return nil, "", pipefill.Errorf(pipefill.CodeInvalid, "priority: write %d to %d", -most, most)
 		}
 		site := who.operator && job.UID != who.uid
-		return func() error { return c.store.SetPriority(ctx, job.ID, *order.Priority, site) }, fmt.Sprint(*order.Priority), nil
+		return func(ctx context.Context) error { return c.store.SetPriority(ctx, job.ID, *order.Priority, site) }, fmt.Sprint(*order.Priority), nil
 	}
 	return nil, "", pipefill.Errorf(pipefill.CodeInvalid, "%q: write hold, release, cancel or priority", action)
 }

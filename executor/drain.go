@@ -116,6 +116,7 @@ func (d *drain) take(e eventCopy) (it iteration, ended bool) {
 		d.totals.CommNs += length
 	case pipefill.BubbleOther:
 		d.totals.OtherNs += length
+	default: // offered, below
 	}
 	if kind.Offered() && e.flags&eventControl == 0 {
 		d.iterSum += length

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"pipefill/chart"
 	"pipefill/measure"
@@ -166,12 +167,14 @@ func (r Run) stages() (chart.Section, error) {
 		values[len(kinds)] = append(values[len(kinds)], filled)
 	}
 	names := append(slices.Clone(kinds), "fill jobs let run")
-	for i := len(names) - 1; i >= 0; i-- {
-		if !slices.ContainsFunc(values[i], func(v float64) bool { return v > 0 }) && len(names) > 1 {
-			names, values = slices.Delete(names, i, i+1), slices.Delete(values, i, i+1)
+	var kept []string
+	var drawn [][]float64
+	for i, name := range names {
+		if slices.ContainsFunc(values[i], func(v float64) bool { return v > 0 }) {
+			kept, drawn = append(kept, name), append(drawn, values[i])
 		}
 	}
-	picture, err := chart.Bars("bubbles by stage and kind", "seconds", groups, names, values, false)
+	picture, err := chart.Bars("bubbles by stage and kind", "seconds", groups, kept, drawn, false)
 	return chart.Section{Heading: "Bubbles by stage", Picture: picture, Text: "comm and other are waited for too, and never offered."}, err
 }
 
@@ -299,19 +302,8 @@ func (r Run) jobs() (chart.Section, error) {
 			}
 		}
 		table.Rows = append(table.Rows, []string{
-			strconv.FormatInt(j.ID, 10), j.User, j.What, j.State, joined(devices), joined(slices.Compact(modes)), fmt.Sprintf("%.2f", float64(ns)/1e9), j.Result,
+			strconv.FormatInt(j.ID, 10), j.User, j.What, j.State, strings.Join(devices, ", "), strings.Join(slices.Compact(modes), ", "), fmt.Sprintf("%.2f", float64(ns)/1e9), j.Result,
 		})
 	}
 	return chart.Section{Heading: "Fill jobs", Table: table}, nil
-}
-
-func joined(list []string) string {
-	out := ""
-	for i, s := range list {
-		if i > 0 {
-			out += ", "
-		}
-		out += s
-	}
-	return out
 }

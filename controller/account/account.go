@@ -97,11 +97,11 @@ func Split(sums api.Sums, fromMs, toMs int64, zone *time.Location) []Piece {
 	}
 	var pieces []Piece
 	var before api.Sums
-	whole := uint64(toMs - fromMs)
+	whole := uint64(toMs - fromMs) //nolint:gosec // positive, as all below
 	for at := fromMs; at < toMs; {
 		start := Floor(Hour, at, zone)
 		next := min(max(Next(Hour, at, zone), at+1), toMs)
-		until := part(sums, uint64(next-fromMs), whole)
+		until := part(sums, uint64(next-fromMs), whole) //nolint:gosec // see above
 		piece := until
 		piece.Subtract(before)
 		pieces = append(pieces, Piece{start, piece})
@@ -124,7 +124,7 @@ func portion(v int64, n, whole uint64) int64 {
 	}
 	hi, lo := bits.Mul64(uint64(v), n)
 	q, _ := bits.Div64(hi, lo, whole) // n <= whole: it fits
-	return int64(q)
+	return int64(q)                   //nolint:gosec // at most v
 }
 
 // unknown is the width from which on an interval says nothing: the governor

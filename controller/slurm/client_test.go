@@ -548,7 +548,8 @@ func TestAnnotate(t *testing.T) {
 	}{
 		"the administrator's": {
 			job(1, "RUNNING", "admin_comment", "rack 7 pipefill:opts=mem=4GiB;pin=n0"), FieldAdminComment, "",
-			[]string{"update JobId=1 AdminComment=rack 7 pipefill:opts=mem%3D4GiB;pin=n0;ran=n0/cpu:0,beside:42"}, "",
+			[]string{"update JobId=1 AdminComment=rack 7 pipefill:opts=mem%3D4GiB;pin=n0;ran=n0/cpu:0,beside:42"},
+			"",
 		},
 		"the user's":           {job(1, "RUNNING"), FieldComment, "", []string{"update JobId=1 Comment=pipefill:ran=n0/cpu:0,beside:42"}, ""},
 		"a user wrote there":   {job(1, "RUNNING", "comment", "mine"), FieldComment, "", nil, ""},

@@ -160,12 +160,11 @@ func load(ctx context.Context, tx *sql.Tx, known map[string][]string, row api.Ar
 func loadAudit(ctx context.Context, tx *sql.Tx, names []string, values []any, row api.ArchiveRow) (int64, error) {
 	var where []string
 	var same []any
-	for i := len(names) - 1; i >= 0; i-- {
-		if names[i] == "id" {
-			names, values = slices.Delete(names, i, i+1), slices.Delete(values, i, i+1)
-			continue
-		}
-		where, same = append(where, names[i]+" = ?"), append(same, values[i])
+	if i := slices.Index(names, "id"); i >= 0 {
+		names, values = slices.Delete(names, i, i+1), slices.Delete(values, i, i+1)
+	}
+	for i, name := range names {
+		where, same = append(where, name+" = ?"), append(same, values[i])
 	}
 	if len(names) == 0 {
 		return 0, pipefill.Errorf(pipefill.CodeInvalid, "archive: a row of %s without a column", row.Table)
@@ -193,7 +192,7 @@ func sameThing(ctx context.Context, tx *sql.Tx, table string, key, same []string
 		where, values = append(where, name+" = ?"), append(values, v)
 	}
 	var here bool
-	err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE "+strings.Join(where, " AND ")+")", values...).Scan(&here) //nolint:gosec // names of the list above
+	err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE "+strings.Join(where, " AND ")+")", values...).Scan(&here)
 	if err == nil && !here {
 		err = pipefill.Errorf(pipefill.CodeConflict, "archive: %s %v is another one here: the archive is of another database; "+
 			"load it into the one that it was dumped from, or into an empty one", table, row.Row[key[0]])

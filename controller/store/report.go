@@ -95,10 +95,10 @@ func (s *Store) spans(startMs, endMs, hourMs int64) []span {
 // cover takes the whole of the first grain that lie within, and the others at
 // the ends.
 func (s *Store) cover(startMs, endMs int64, grains []account.Grain) []span {
-	switch {
-	case endMs <= startMs:
+	if endMs <= startMs || len(grains) == 0 {
 		return nil
-	case len(grains) == 1:
+	}
+	if len(grains) == 1 {
 		return []span{{grains[0], startMs, endMs}}
 	}
 	first, last := account.Ceil(grains[0], startMs, s.Zone), account.Floor(grains[0], endMs, s.Zone)

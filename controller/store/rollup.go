@@ -42,7 +42,8 @@ func (o owner) subjects() []subject {
 // job are the subjects that a fill job's end counts for, wherever it ran.
 func (o owner) job() []subject {
 	return []subject{
-		{kind: "cluster", key: o.cluster}, {kind: "user", key: o.user, account: o.account, user: o.user},
+		{kind: "cluster", key: o.cluster},
+		{kind: "user", key: o.user, account: o.account, user: o.user},
 		{kind: "job", key: fmt.Sprint(o.jobID), account: o.account, user: o.user},
 	}
 }
