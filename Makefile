@@ -50,7 +50,7 @@ setup:
 	packaging/setup
 
 test: setup
-	$(MAKE) check-c check-go engines check-py check-install check-slurm check-demo
+	$(MAKE) check-c check-go check-py check-install check-slurm check-demo
 
 # A Debian 13 with the engines that the hooks' tests train with: without it they are skipped.
 engines:

@@ -29,7 +29,7 @@ func TestChaos(t *testing.T) {
 	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld")
 	rounds, seed := number(t, "PIPEFILL_ROUNDS", chaosRounds), number(t, "PIPEFILL_SEED", int(time.Now().UnixNano()%1e9))
 	t.Logf("PIPEFILL_SEED=%d PIPEFILL_ROUNDS=%d", seed, rounds)
-	c := &chaos{cluster: newCluster(t, "--trace", "--node=fill_sched: normal", "--node=floor_ms: 0"), rng: rand.New(rand.NewPCG(uint64(seed), 1)), outs: map[int64]string{}}
+	c := &chaos{cluster: newCluster(t, "--trace", "--node=floor_ms: 0"), rng: rand.New(rand.NewPCG(uint64(seed), 1)), outs: map[int64]string{}}
 	for round := range rounds {
 		c.round(t, round)
 		if t.Failed() {
