@@ -117,7 +117,7 @@ def transformer_task(seed=1, samples=24, workers=0):
 def cnn_task(seed=2, samples=24):
     """Model, shuffled loader, loss."""
     torch.manual_seed(seed)
-    loader = DataLoader(TensorDataset(torch.randn(samples, 3, 16, 16), torch.randint(0, 10, (samples,))), batch_size=4,
+    loader = DataLoader(TensorDataset(torch.randn(samples, 3, 32, 32), torch.randint(0, 10, (samples,))), batch_size=4,
                         shuffle=True)
     return Cnn(), loader, nn.CrossEntropyLoss()
 
