@@ -120,7 +120,7 @@ const (
 func newBar(out io.Writer, now func() time.Time) *bar {
 	b := &bar{out: out, now: now}
 	if file, ok := out.(*os.File); ok {
-		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS) //nolint:gosec // a descriptor
+		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
 		b.on = err == nil
 	}
 	return b

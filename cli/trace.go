@@ -36,6 +36,9 @@ func (p *program) traceCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if _, end, _ := t.Bounds(); c.Duration("last") > 0 && !c.Bool("html") {
+				t = t.Clip(end-int64(c.Duration("last")), end)
+			}
 			write := t.WriteJSON
 			if c.Bool("html") {
 				page, err := runPage(t, c.Args().Slice())
@@ -43,8 +46,6 @@ func (p *program) traceCommand() *cli.Command {
 					return err
 				}
 				write = page.Write
-			} else if _, end, _ := t.Bounds(); c.Duration("last") > 0 {
-				t = t.Clip(end-int64(c.Duration("last")), end)
 			}
 			if c.String("output") == "" {
 				return write(p.env.Stdout)

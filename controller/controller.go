@@ -237,12 +237,12 @@ func (c *Controller) round(ctx context.Context, sweep bool) error {
 		looked[id] = struct{}{}
 	}
 	for id := range looked {
-		c.candidate(id, nowMs)
+		c.candidate(ctx, id, nowMs)
 	}
 	if sweep {
 		for id, why := range c.later {
 			if why.ms > 0 && why.ms <= nowMs {
-				c.candidate(id, nowMs)
+				c.candidate(ctx, id, nowMs)
 			}
 		}
 		c.offer(nowMs)

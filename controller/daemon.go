@@ -131,7 +131,7 @@ func serve(ctx context.Context, cfg Config, c *Controller, held *lease.Lease, se
 	defer cancel()
 	// Long polls end with the daemon, not with the deadline.
 	server.BaseContext = func(net.Listener) context.Context { return ctx }
-	serveMetrics, err := metrics.Serve(ctx, cfg.Metrics, c.families(), log) //nolint:contextcheck // a scrape has its own time
+	serveMetrics, err := metrics.Serve(ctx, cfg.Metrics, c.families(), log)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 
 // candidate decides whether a job waits for a slot, and tells the scheduler.
 // The mirror's mutex is held.
-func (c *Controller) candidate(number, nowMs int64) {
+func (c *Controller) candidate(ctx context.Context, number, nowMs int64) {
 	row := c.store.Open(c.cfg.Cluster, number)
 	word := c.mirror.jobs[number]
 	delete(c.later, number)
@@ -43,7 +43,7 @@ func (c *Controller) candidate(number, nowMs int64) {
 	job := *row
 	job.ExpectMs = c.expectations[[2]string{row.User, row.Name}]
 	if word != nil {
-		c.withProfile(&job, word.Options)
+		c.withProfile(ctx, &job, word.Options)
 	}
 	c.scheduler.Put(job)
 	c.waits[number] = row.ID

@@ -85,9 +85,9 @@ func (c *Controller) profileOf(ctx context.Context, digest string) *plan.Profile
 
 // withProfile names a job's fill profile, if it is kept. A path, which is what
 // sbatch by itself is given, is none: the controller opens no file of a user's.
-func (c *Controller) withProfile(job *store.FillJob, options string) {
+func (c *Controller) withProfile(ctx context.Context, job *store.FillJob, options string) {
 	digest := option(options, "profile")
-	if len(digest) == hex.EncodedLen(sha256.Size) && c.profileOf(context.Background(), digest) != nil {
+	if len(digest) == hex.EncodedLen(sha256.Size) && c.profileOf(ctx, digest) != nil {
 		job.Profile = digest
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 
 	"pipefill"
-
 	"pipefill/simulator/workload"
 )
 

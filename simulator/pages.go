@@ -45,13 +45,9 @@ func (r *Result) WriteHTML(out io.Writer) error {
 	var sections []Section
 	for _, group := range figureGroups {
 		s := Section{Title: group.title, Note: group.note, Columns: []string{"POLICY"}}
-		for _, k := range keys {
-			s.Columns = append(s.Columns, k)
-		}
+		s.Columns = append(s.Columns, keys...)
 		first := len(s.Columns)
-		for _, name := range group.figures {
-			s.Columns = append(s.Columns, name)
-		}
+		s.Columns = append(s.Columns, group.figures...)
 		s.Columns = append(s.Columns, "least and greatest "+group.figures[0])
 		for _, p := range r.Points {
 			row := []any{p.Policy}

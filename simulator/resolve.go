@@ -148,7 +148,7 @@ func (f *File) scenario() (*Scenario, error) {
 	}
 	for i, name := range offeredKinds {
 		if slices.Contains(g.Kinds, name) {
-			s.Filling.Kinds = append(s.Filling.Kinds, pipefill.BubbleKind(i)) //nolint:gosec // three of them
+			s.Filling.Kinds = append(s.Filling.Kinds, pipefill.BubbleKind(i))
 		}
 	}
 	for _, m := range f.recorded {

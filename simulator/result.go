@@ -89,10 +89,14 @@ func (f *File) assumptions() []Assumption {
 		{"late_us", fmt.Sprintf("%g us", g.LateUs), given("filling.late_us", "announcing with a waiter on the same core, 99th percentile; "+measuredOn)},
 		{"announce_us", fmt.Sprintf("%g us", g.AnnounceUs), given("filling.announce_us", "announcing from Python, 99th percentile; "+measuredOn)},
 		{"start_s", fmt.Sprintf("%g s", g.StartS), given("filling.start_s", "from the release in Slurm to the job's start: 0.4 to 1.0 s, measured on a private cluster")},
-		{"inference_pct, training_pct, program_pct", fmt.Sprintf("%g %%, %g %%, %g %%", g.InferencePct, g.TrainingPct, g.ProgramPct),
-			given("filling.inference_pct", "useful over filled time of the demo (43.4 of 45.7 %); "+measuredOn)},
-		{"device", fmt.Sprintf("%g GiB, %g TFLOP/s in fill work, %g GB/s to the host", f.Device.MemoryGiB, f.Device.TFLOPS, f.Device.HostLinkGBps),
-			given("device", "an H100 with PCIe 5, from its data sheet; a fifth of its peak in fill work: ours")},
+		{
+			"inference_pct, training_pct, program_pct", fmt.Sprintf("%g %%, %g %%, %g %%", g.InferencePct, g.TrainingPct, g.ProgramPct),
+			given("filling.inference_pct", "useful over filled time of the demo (43.4 of 45.7 %); "+measuredOn),
+		},
+		{
+			"device", fmt.Sprintf("%g GiB, %g TFLOP/s in fill work, %g GB/s to the host", f.Device.MemoryGiB, f.Device.TFLOPS, f.Device.HostLinkGBps),
+			given("device", "an H100 with PCIe 5, from its data sheet; a fifth of its peak in fill work: ours"),
+		},
 		{"run time of a fill job", "known to the policy", "as by its fill profile"},
 	}
 	if len(f.Workload.Profiles) == 0 {
@@ -117,10 +121,20 @@ var tableColumns = []struct {
 	head, figure string
 	format       string
 }{
-	{"BUBBLES", "bubble_fraction", "%.3f"}, {"IDLEGPUS", "idle_gpu_equivalents", "%.0f"}, {"FILLED%", "filled_pct", "%.1f"}, {"USEFUL%", "useful_pct", "%.1f"},
-	{"RECOVERED", "recovered_gpu_equivalents", "%.0f"}, {"UTIL%", "utilization_before_pct", "%.1f"}, {"AFTER%", "utilization_after_pct", "%.1f"},
-	{"GAIN%", "utilization_gain_pct", "%.1f"}, {"SLOWER%", "main_slowdown_pct", "%.3f"}, {"DAYS", "days", "%.1f"}, {"JOBS", "completed", "%.0f"},
-	{"WAIT_S", "wait_s_p50", "%.0f"}, {"DONE_S", "completion_s_mean", "%.0f"}, {"QUEUE", "queue_least", "%.0f"},
+	{"BUBBLES", "bubble_fraction", "%.3f"},
+	{"IDLEGPUS", "idle_gpu_equivalents", "%.0f"},
+	{"FILLED%", "filled_pct", "%.1f"},
+	{"USEFUL%", "useful_pct", "%.1f"},
+	{"RECOVERED", "recovered_gpu_equivalents", "%.0f"},
+	{"UTIL%", "utilization_before_pct", "%.1f"},
+	{"AFTER%", "utilization_after_pct", "%.1f"},
+	{"GAIN%", "utilization_gain_pct", "%.1f"},
+	{"SLOWER%", "main_slowdown_pct", "%.3f"},
+	{"DAYS", "days", "%.1f"},
+	{"JOBS", "completed", "%.0f"},
+	{"WAIT_S", "wait_s_p50", "%.0f"},
+	{"DONE_S", "completion_s_mean", "%.0f"},
+	{"QUEUE", "queue_least", "%.0f"},
 }
 
 // WriteText writes the answer as a table, a row a point: means over seeds, and,

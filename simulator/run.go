@@ -169,17 +169,19 @@ func (r *run) run(ctx context.Context, progress func(float64)) error {
 			r.share()
 			lookMs = r.nowMs + shareEvery
 		}
-		if len(r.ends) > 0 && r.ends[0].atMs <= min(r.coming.SubmitMs, r.endMs) {
+		ended := len(r.ends) > 0 && r.ends[0].atMs <= min(r.coming.SubmitMs, r.endMs)
+		if !ended && r.coming.SubmitMs > r.endMs {
+			break
+		}
+		if ended {
 			r.finish(r.popEnd())
-		} else if r.coming.SubmitMs <= r.endMs {
+		} else {
 			r.nowMs = r.coming.SubmitMs
 			r.submit(r.coming)
 			come()
 			if r.freeNow > 0 {
 				r.assign()
 			}
-		} else {
-			break
 		}
 		r.queueMin = min(r.queueMin, r.scheduler.Len())
 		r.queueMax = max(r.queueMax, r.scheduler.Len())
@@ -206,7 +208,7 @@ func (r *run) submit(j workload.Job) {
 	if r.w.s.Workload.Gangs {
 		parts, devices = 1, j.Devices
 	}
-	fill := int32(j.Kind - 1) //nolint:gosec // a handful
+	fill := int32(j.Kind - 1)
 	if j.Kind == 0 {
 		fill = r.draw()
 	}
@@ -238,10 +240,10 @@ func (r *run) draw() int32 {
 	at := r.random.Float64() * total
 	for i, f := range r.w.s.Fills {
 		if at -= f.Weight; at < 0 {
-			return int32(i) //nolint:gosec // a handful
+			return int32(i)
 		}
 	}
-	return int32(len(r.w.s.Fills) - 1) //nolint:gosec // a handful
+	return int32(len(r.w.s.Fills) - 1)
 }
 
 // assign lets the scheduler choose among the free devices. Those of a class are

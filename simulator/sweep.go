@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"fmt"
+	"maps"
 
 	"pipefill"
 )
@@ -32,17 +33,17 @@ func (s *SweepFile) keys() []sweepKey {
 		}
 	}
 	all := []sweepKey{
-		{"gpus", anys(s.GPUs), eachMain(func(m *MainFile, v any) { m.GPUs = v.(int) })},                                                   //nolint:forcetypeassert // of values
-		{"micro_batches", anys(s.MicroBatches), eachMain(func(m *MainFile, v any) { m.MicroBatches, m.GlobalMicroBatches = v.(int), 0 })}, //nolint:forcetypeassert // of values
-		{"schedule", anys(s.Schedule), eachMain(func(m *MainFile, v any) { m.setSchedule(v.(string)) })},                                  //nolint:forcetypeassert // of values
+		{"gpus", anys(s.GPUs), eachMain(func(m *MainFile, v any) { m.GPUs = v.(int) })},                                                   //nolint:errcheck,forcetypeassert // of values
+		{"micro_batches", anys(s.MicroBatches), eachMain(func(m *MainFile, v any) { m.MicroBatches, m.GlobalMicroBatches = v.(int), 0 })}, //nolint:errcheck,forcetypeassert // of values
+		{"schedule", anys(s.Schedule), eachMain(func(m *MainFile, v any) { m.setSchedule(v.(string)) })},                                  //nolint:errcheck,forcetypeassert // of values
 		{"free_gib", anys(s.FreeGiB), func(f *File, v any) {
 			for i := range f.MainJobs {
-				f.MainJobs[i].FreeGiB = v.(float64) //nolint:forcetypeassert // of values
+				f.MainJobs[i].FreeGiB = v.(float64) //nolint:errcheck,forcetypeassert // of values
 			}
 		}},
-		{"bubble_scale_pct", anys(s.BubbleScalePct), func(f *File, v any) { f.Filling.BubbleScalePct = v.(float64) }}, //nolint:forcetypeassert // of values
-		{"host_link_gbps", anys(s.HostLinkGBps), func(f *File, v any) { f.Device.HostLinkGBps = v.(float64) }},        //nolint:forcetypeassert // of values
-		{"guard_ms", anys(s.GuardMs), func(f *File, v any) { f.Filling.GuardMs = v.(float64) }},                       //nolint:forcetypeassert // of values
+		{"bubble_scale_pct", anys(s.BubbleScalePct), func(f *File, v any) { f.Filling.BubbleScalePct = v.(float64) }}, //nolint:errcheck,forcetypeassert // of values
+		{"host_link_gbps", anys(s.HostLinkGBps), func(f *File, v any) { f.Device.HostLinkGBps = v.(float64) }},        //nolint:errcheck,forcetypeassert // of values
+		{"guard_ms", anys(s.GuardMs), func(f *File, v any) { f.Filling.GuardMs = v.(float64) }},                       //nolint:errcheck,forcetypeassert // of values
 	}
 	var used []sweepKey
 	for _, k := range all {
@@ -111,9 +112,7 @@ func (s swept) with(k sweepKey, value any) swept {
 	file := *s.file
 	file.MainJobs = append([]MainFile(nil), s.file.MainJobs...)
 	at := map[string]any{k.name: value}
-	for name, v := range s.at {
-		at[name] = v
-	}
+	maps.Copy(at, s.at)
 	k.apply(&file, value)
 	return swept{&file, at}
 }

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from pipefill.gate import Fill, Stopping  # noqa: E402
+from pipefill.gate import Fill, Stopping
 
 
 def main():

@@ -124,7 +124,8 @@ class _Reader:
     def list(self, value, where):
         """A list with something in it."""
         if not isinstance(value, list) or not value:
-            _refuse(self.path, f"{where} is {value if not isinstance(value, list) else 'empty'!r}: it must be a list of one or more")
+            found = "empty" if isinstance(value, list) else value
+            _refuse(self.path, f"{where} is {found!r}: it must be a list of one or more")
         return value
 
     def profile(self, value):

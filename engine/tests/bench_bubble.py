@@ -13,8 +13,8 @@ import time
 os.environ["PIPEFILL_LIBRARY"] = sys.argv[1]
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from fake_daemon import FakeDaemon  # noqa: E402
-from pipefill import bubble  # noqa: E402
+from fake_daemon import FakeDaemon
+from pipefill import bubble
 
 ROUNDS, BATCH = 2000, 50
 TARGET_US = 1.0

@@ -16,9 +16,8 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-import torch  # noqa: E402
-
-import pipefill  # noqa: E402
+import pipefill
+import torch
 
 BATCH, LENGTH, WIDTH, LAYERS = 4, 64, 256, 6
 # Chunks at the begin of a run, while its caches are cold, and ones with ops that the profile has not: the loop's own.

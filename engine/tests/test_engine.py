@@ -9,7 +9,6 @@ import tempfile
 import unittest
 
 import torch
-
 from pipefill import corpus, launch, links, model, train
 
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -139,6 +139,7 @@ func TestUnroll_Property(t *testing.T) {
 			m, chunks = m*p, rapid.IntRange(2, 3).Draw(t, "chunks")
 		case ZBV:
 			chunks = 2
+		case GPipe, OneFOneB, ZBH1:
 		}
 		model := Uniform(schedule, p, m, chunks, 1, 1, 1)
 		for _, list := range [][]int64{model.ForwardNs, model.BackwardNs, model.WeightNs} {

@@ -37,7 +37,7 @@ type Kind struct {
 	WeightBytes float64 // a parameter, for inference
 }
 
-// The paper's five models. Larger ones than 700 M parameters are filled in as
+// Kinds are the paper's five models. Larger ones than 700 M parameters are filled in as
 // inference only, as the paper has it.
 var Kinds = kinds()
 
@@ -89,15 +89,6 @@ const (
 // efficiency is the share of its speed that a device reaches with so many samples
 // at once.
 func (k Kind) efficiency(batch float64) float64 { return batch / (batch + k.HalfBatch) }
-
-// passFLOP is what a sample costs: training's backward pass costs twice its
-// forward.
-func (k Kind) passFLOP() float64 {
-	if k.Training {
-		return 3 * k.SampleFLOP
-	}
-	return k.SampleFLOP
-}
 
 // Alone is the samples a second that it does on an idle device of its own, in
 // the best configuration that fits there; 0 where none does.

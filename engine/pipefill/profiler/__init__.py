@@ -13,10 +13,10 @@ import time
 
 import torch
 
+from .. import profile_file as formats
 from ..fill import technique as saving
 from ..fill.batch import call_model, device_of, to_device
 from ..fill.run import Run
-from .. import profile_file as formats
 from .recorder import FIRST, Memory, Recorder, summarise
 
 __all__ = ["Measured", "profile"]

@@ -149,9 +149,11 @@ def summarise(passes, levels, watched):
     names = [sink.name for sink in passes[0]]
     for number, other in enumerate(passes[1:], 1):
         if [sink.name for sink in other] != names:
-            place = next((i for i, (a, b) in enumerate(zip(names, [s.name for s in other])) if a != b), min(len(names), len(other)))
+            place = next((i for i, (a, b) in enumerate(zip(names, [s.name for s in other])) if a != b),
+                         min(len(names), len(other)))
+            at = names[place] if place < len(names) else "the end"
             raise ValueError(f"passes differ: pass {number} has {len(other)} ops and the first {len(names)}, from op {place} "
-                             f"({names[place] if place < len(names) else 'the end'}) on: choose ops that are always run by split=")
+                             f"({at}) on: choose ops that are always run by split=")
     short = {name for name in set(names) if name != FIRST and statistics.median(
         [sink.seconds for one in passes for sink in one if sink.name == name]) < SHORT_S}
     records = []
