@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"pipefill"
 )
@@ -197,6 +198,57 @@ func TestLedger_GoesOnAfterAFullDisk(t *testing.T) {
 	}
 	if got := sum(mustOpen(t, path, disk{}).unsent(10)); got.DeviceNs != 9 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A file system of four pages that is really full, in the middle of a line too.
+func TestLedger_OnAFullFileSystem(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount a file system")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Skipf("no mounts here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	l := mustOpen(t, filepath.Join(dir, "ledger"), disk{})
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the file system is not full: %v", err)
+	}
+	written, refused := int64(0), false
+	for i := int64(1); i < 200 && !refused; i++ { // what is left of the ledger's own page
+		switch err := l.charge(1, used{DeviceNs: i}, i, i+1); {
+		case errors.Is(err, syscall.ENOSPC):
+			refused = true
+		case err != nil:
+			t.Fatal(err)
+		default:
+			written++
+		}
+	}
+	probes := 0
+	for ; probes < 200 && l.probe() == nil; probes++ { // its line is shorter
+	}
+	if !refused || probes == 200 {
+		t.Fatalf("%d records and %d probes were written on a full file system", written, probes)
+	}
+	if got := sum(l.unsent(1000)); got.DeviceNs != written {
+		t.Errorf("%d ns would be sent, %d are on disk", got.DeviceNs, written)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.charge(1, used{DeviceNs: 1000}, 200, 201); err != nil {
+		t.Fatalf("with room again: %v", err)
+	}
+	again := mustOpen(t, filepath.Join(dir, "ledger"), disk{})
+	if got := sum(again.unsent(1000)); got.DeviceNs != 1000 || again.damage != "" {
+		t.Errorf("read again: %+v, damage %q; want 1000 ns", got, again.damage)
 	}
 }
 
