@@ -53,6 +53,7 @@ type world struct {
 	lateSyncs []api.NodeSync    // messages on their way
 	callsLate float64
 	syncsLate float64
+	calm      int             // one disturbance in a quarter as many steps
 	jobOf     map[int64]int64 // assignment -> job that attached by it
 	mainless  map[int64]int64 // assignment -> since when it runs without a main job, s
 }
@@ -102,7 +103,7 @@ var (
 )
 
 func newWorld(t *testing.T, seed uint64, jobs int) *world {
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), nowS: 1_000_000, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}, jobOf: map[int64]int64{}}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), nowS: 1_000_000, calm: 40, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}, jobOf: map[int64]int64{}}
 	for i := range 2 {
 		name := fmt.Sprintf("n%d", i)
 		n := &worldNode{name: name, orders: map[int64]pipefill.Assignment{}, records: map[int64]api.NodeAssignment{}, charged: map[int64]int64{}, mains: map[int64]int64{}}
@@ -503,7 +504,7 @@ func (n *worldNode) obey(o api.NodeOrders) {
 // disturb lets one thing go wrong, now and then.
 func (w *world) disturb() {
 	n := w.nodes[fmt.Sprintf("n%d", w.rng.IntN(2))]
-	switch w.rng.IntN(40) {
+	switch w.rng.IntN(w.calm) {
 	case 0:
 		if n.hasMain {
 			n.hasMain = false

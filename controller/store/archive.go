@@ -85,8 +85,8 @@ func archiveTable(ctx context.Context, conn *sql.Conn, table, text string, befor
 // Load takes rows of an archive in, in one transaction, and returns how many
 // were not here. What is here stays; a row that is another thing under the same
 // key is a conflict.
-func (s *Store) Load(ctx context.Context, rows []api.ArchiveRow) (loaded int64, err error) {
-	err = s.write(ctx, "load archive", func(tx *sql.Tx) error {
+func (s *Store) Load(_ context.Context, rows []api.ArchiveRow) (loaded int64, err error) {
+	err = s.write("load archive", func(ctx context.Context, tx *sql.Tx) error {
 		known := map[string][]string{}
 		for i, row := range rows {
 			n, err := load(ctx, tx, known, row)

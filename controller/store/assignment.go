@@ -41,9 +41,9 @@ func (s *Store) AttemptsOf(ctx context.Context, fillJobID int64) ([]Assignment, 
 
 // Reserve writes a new assignment of job to a device, in state reserved. The
 // database itself refuses a second one of the job or the device.
-func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64) (int64, error) {
+func (s *Store) Reserve(_ context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64) (int64, error) {
 	var id int64
-	err := s.change(ctx, "reserve", func(tx *sql.Tx, touched *rows) error {
+	err := s.change("reserve", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		result, err := tx.ExecContext(ctx, `INSERT INTO assignment (fill_job_id, submit_ms, restarts, node, device, main_job_id, main_submit_ms,
 				main_restarts, state, reserved_ms, expect_ms, expect_from) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9, ?10, ?11
 			WHERE EXISTS (SELECT 1 FROM fill_job WHERE id = ?1 AND outcome = '')`,
@@ -67,7 +67,7 @@ func (s *Store) Reserve(ctx context.Context, job FillJob, node string, device pi
 
 // Advance writes that an assignment has come to state, which is not ended;
 // states only go forward, and writing one again changes nothing.
-func (s *Store) Advance(ctx context.Context, id int64, state pipefill.AssignmentState, nowMs int64) error {
+func (s *Store) Advance(_ context.Context, id int64, state pipefill.AssignmentState, nowMs int64) error {
 	before := map[pipefill.AssignmentState]string{
 		pipefill.AssignmentReleased: "'reserved'",
 		pipefill.AssignmentAttached: "'reserved', 'released'",
@@ -76,7 +76,7 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 	if before == "" {
 		return fmt.Errorf("advance assignment %d: not to state %q", id, state)
 	}
-	return s.change(ctx, "advance assignment to "+string(state), func(tx *sql.Tx, touched *rows) error {
+	return s.change("advance assignment to "+string(state), func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		touched.assignment(id)
 		_, err := tx.ExecContext(ctx, "UPDATE assignment SET state = ?1, "+string(state)+"_ms = ?2 WHERE id = ?3 AND state IN ("+before+")", //nolint:gosec // both are words of the map above
 			state, nowMs, id)
@@ -87,8 +87,8 @@ func (s *Store) Advance(ctx context.Context, id int64, state pipefill.Assignment
 // End ends an assignment and, with jobOutcome, its job, in one step. Without
 // it the job goes back to the queue, before its peers. An assignment that has
 // ended keeps its outcome.
-func (s *Store) End(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
-	return s.change(ctx, "end assignment", func(tx *sql.Tx, touched *rows) error {
+func (s *Store) End(_ context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
+	return s.change("end assignment", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		touched.assignment(id)
 		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?1, reason = ?2, exit_code = ?3, ended_ms = ?4,
 				took_ms = iif(?1 = 'completed' AND expect_ms > 0 AND running_ms > 0, max(1, ?4 - running_ms), 0)

@@ -12,8 +12,8 @@ const auditMost = 100_000
 
 // Audit writes down an order before it is carried out, and returns its number
 // for AuditResult.
-func (s *Store) Audit(ctx context.Context, e api.AuditEntry) (id int64, err error) {
-	err = s.write(ctx, "audit", func(tx *sql.Tx) error {
+func (s *Store) Audit(_ context.Context, e api.AuditEntry) (id int64, err error) {
+	err = s.write("audit", func(ctx context.Context, tx *sql.Tx) error {
 		result, err := tx.ExecContext(ctx, "INSERT INTO audit (at_ms, uid, user, action, target, detail, why) VALUES (?, ?, ?, ?, ?, ?, ?)",
 			e.AtMs, e.UID, e.User, e.Action, e.Target, e.Detail, e.Why)
 		if err != nil {
@@ -26,8 +26,8 @@ func (s *Store) Audit(ctx context.Context, e api.AuditEntry) (id int64, err erro
 }
 
 // AuditResult writes down what became of an order.
-func (s *Store) AuditResult(ctx context.Context, id int64, result string) error {
-	return s.write(ctx, "audit", func(tx *sql.Tx) error {
+func (s *Store) AuditResult(_ context.Context, id int64, result string) error {
+	return s.write("audit", func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "UPDATE audit SET result = ? WHERE id = ?", result, id)
 		return err
 	})
@@ -53,8 +53,8 @@ func (s *Store) Drains(ctx context.Context) ([]api.Drain, error) {
 }
 
 // SetDrains drains, all or nothing; what is drained already gets the new reason.
-func (s *Store) SetDrains(ctx context.Context, drains []api.Drain) error {
-	return s.write(ctx, "drain", func(tx *sql.Tx) error {
+func (s *Store) SetDrains(_ context.Context, drains []api.Drain) error {
+	return s.write("drain", func(ctx context.Context, tx *sql.Tx) error {
 		for _, d := range drains {
 			_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO drain (kind, name, user, why, since_ms, evict) VALUES (?, ?, ?, ?, ?, ?)",
 				d.Kind, d.Name, d.User, d.Why, d.SinceMs, d.Evict)
@@ -67,8 +67,8 @@ func (s *Store) SetDrains(ctx context.Context, drains []api.Drain) error {
 }
 
 // DropDrains resumes, and returns how many of names were drained.
-func (s *Store) DropDrains(ctx context.Context, kind string, names []string) (n int64, err error) {
-	err = s.write(ctx, "resume", func(tx *sql.Tx) error {
+func (s *Store) DropDrains(_ context.Context, kind string, names []string) (n int64, err error) {
+	err = s.write("resume", func(ctx context.Context, tx *sql.Tx) error {
 		for _, name := range names {
 			result, err := tx.ExecContext(ctx, "DELETE FROM drain WHERE kind = ? AND name = ?", kind, name)
 			if err != nil {

@@ -12,7 +12,7 @@ import (
 // request is a change that waits for its transaction.
 type request struct {
 	doing  string
-	change func(*sql.Tx, *rows) error
+	change func(context.Context, *sql.Tx, *rows) error
 	err    error
 	done   chan struct{}
 }
@@ -22,21 +22,22 @@ type request struct {
 const mostInOne = 512
 
 // write runs a change of rows that the index does not hold.
-func (s *Store) write(ctx context.Context, doing string, change func(tx *sql.Tx) error) error {
-	return s.change(ctx, doing, func(tx *sql.Tx, _ *rows) error { return change(tx) })
+func (s *Store) write(doing string, change func(ctx context.Context, tx *sql.Tx) error) error {
+	return s.change(doing, func(ctx context.Context, tx *sql.Tx, _ *rows) error { return change(ctx, tx) })
 }
 
 // change runs a change, alone or with others that wait in one transaction: what
 // is dear is the disk, once a transaction. One that fails is undone and leaves
-// the others. After it the index has the changed rows.
-func (s *Store) change(_ context.Context, doing string, change func(*sql.Tx, *rows) error) error {
+// the others. After it the index has the changed rows. It is handed a context that
+// nobody ends: one caller that leaves would interrupt the transaction of all.
+func (s *Store) change(doing string, change func(context.Context, *sql.Tx, *rows) error) error {
 	r := &request{doing: doing, change: change, done: make(chan struct{})}
 	select {
 	case s.requests <- r:
 	case <-s.closing:
 		return fmt.Errorf("%s: %w", doing, sql.ErrConnDone)
 	}
-	// What becomes of a change must be known: no context cuts this short.
+	// What becomes of a change must be known: it is waited for.
 	select {
 	case <-r.done:
 		return r.err
@@ -136,7 +137,7 @@ func (s *Store) one(ctx context.Context, tx *sql.Tx, r *request, touched *rows) 
 		return err
 	}
 	own := &rows{jobs: map[int64]bool{}, assignments: map[int64]bool{}, used: map[int64]int64{}}
-	if r.err = r.change(tx, own); r.err == nil {
+	if r.err = r.change(ctx, tx, own); r.err == nil {
 		touched.add(own)
 		_, err := tx.ExecContext(ctx, "RELEASE request")
 		return err
@@ -180,8 +181,8 @@ func (s *Store) owned(ctx context.Context, tx *sql.Tx) error {
 
 // Own makes this controller the database's owner: from then on no earlier
 // generation can write to it, and no later one may have.
-func (s *Store) Own(ctx context.Context, generation int64) error {
-	err := s.write(ctx, "take the database over", func(tx *sql.Tx) error {
+func (s *Store) Own(_ context.Context, generation int64) error {
+	err := s.write("take the database over", func(ctx context.Context, tx *sql.Tx) error {
 		result, err := tx.ExecContext(ctx, `INSERT INTO controller (one, generation) VALUES (1, ?1)
 			ON CONFLICT (one) DO UPDATE SET generation = excluded.generation WHERE generation < excluded.generation`, generation)
 		if err != nil {

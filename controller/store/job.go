@@ -117,7 +117,7 @@ func (s *Store) JobByID(ctx context.Context, cluster string, jobID int64) (FillJ
 // another job ends as lost. The right to requeue stays as first seen, and so do
 // limits and sizes once the job has been assigned: later ones may be ours. What
 // the index has already costs no transaction.
-func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
+func (s *Store) SeeJobs(_ context.Context, nowMs int64, seen []FillJob) error {
 	var news []FillJob
 	for i := range seen {
 		if known := s.Open(seen[i].Cluster, seen[i].JobID); known == nil || !known.same(&seen[i]) {
@@ -128,7 +128,7 @@ func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error 
 		// A long transaction would keep the others waiting.
 		const most = 2000
 		n := min(most, len(news))
-		if err := s.seeJobs(ctx, nowMs, news[:n]); err != nil {
+		if err := s.seeJobs(nowMs, news[:n]); err != nil {
 			return err
 		}
 		news = news[n:]
@@ -136,8 +136,8 @@ func (s *Store) SeeJobs(ctx context.Context, nowMs int64, seen []FillJob) error 
 	return nil
 }
 
-func (s *Store) seeJobs(ctx context.Context, nowMs int64, seen []FillJob) error {
-	return s.change(ctx, "see jobs", func(tx *sql.Tx, touched *rows) error {
+func (s *Store) seeJobs(nowMs int64, seen []FillJob) error {
+	return s.change("see jobs", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		for _, j := range seen {
 			if err := s.seeJob(ctx, tx, touched, nowMs, j); err != nil {
 				return fmt.Errorf("job %d: %w", j.JobID, err)
@@ -216,8 +216,8 @@ const seeSQL = `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, arra
 	RETURNING id`
 
 // EndJob gives an open job its outcome; a job that has one keeps it.
-func (s *Store) EndJob(ctx context.Context, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
-	return s.change(ctx, "end job", func(tx *sql.Tx, touched *rows) error {
+func (s *Store) EndJob(_ context.Context, id int64, outcome pipefill.Outcome, reason string, nowMs int64) error {
+	return s.change("end job", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		touched.job(id)
 		return s.endJob(ctx, tx, id, outcome, reason, nowMs)
 	})
@@ -235,8 +235,8 @@ func (s *Store) endJob(ctx context.Context, tx *sql.Tx, id int64, outcome pipefi
 }
 
 // SetHeld holds or releases an open job on a person's behalf.
-func (s *Store) SetHeld(ctx context.Context, id int64, held bool) error {
-	return s.change(ctx, "hold job", func(tx *sql.Tx, touched *rows) error {
+func (s *Store) SetHeld(_ context.Context, id int64, held bool) error {
+	return s.change("hold job", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		touched.job(id)
 		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET user_held = ? WHERE id = ? AND outcome = ''", held, id)
 		return err
@@ -244,12 +244,12 @@ func (s *Store) SetHeld(ctx context.Context, id int64, held bool) error {
 }
 
 // SetPriority sets an open job's priority, the site's or the owner's.
-func (s *Store) SetPriority(ctx context.Context, id, priority int64, site bool) error {
+func (s *Store) SetPriority(_ context.Context, id, priority int64, site bool) error {
 	column := "priority"
 	if site {
 		column = "site_priority"
 	}
-	return s.change(ctx, "set priority", func(tx *sql.Tx, touched *rows) error {
+	return s.change("set priority", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		touched.job(id)
 		_, err := tx.ExecContext(ctx, "UPDATE fill_job SET "+column+" = ? WHERE id = ? AND outcome = ''", priority, id)
 		return err

@@ -11,8 +11,8 @@ import (
 const profilesKept = 100
 
 // PutProfile keeps the text of a fill profile under its digest.
-func (s *Store) PutProfile(ctx context.Context, digest, name, text string, uid uint32, nowMs int64) error {
-	return s.write(ctx, "keep a fill profile", func(tx *sql.Tx) error {
+func (s *Store) PutProfile(_ context.Context, digest, name, text string, uid uint32, nowMs int64) error {
+	return s.write("keep a fill profile", func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO fill_profile (digest, uid, name, text, seen_ms) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (digest) DO UPDATE SET seen_ms = excluded.seen_ms`, digest, uid, name, text, nowMs)
 		if err != nil {

@@ -34,9 +34,9 @@ func (s *Store) Purge(ctx context.Context, keep Keep) (rows int64, err error) {
 		{"purge days", keep.DayMs, purgeRollup("day")},
 		{"purge months", keep.DayMs, purgeRollup("month")},
 	} {
-		for {
+		for ctx.Err() == nil {
 			var n int64
-			err := s.write(ctx, step.doing, func(tx *sql.Tx) (err error) {
+			err := s.write(step.doing, func(ctx context.Context, tx *sql.Tx) (err error) {
 				n, err = step.remove(ctx, tx, step.before)
 				return err
 			})
@@ -49,7 +49,7 @@ func (s *Store) Purge(ctx context.Context, keep Keep) (rows int64, err error) {
 			}
 		}
 	}
-	return rows, nil
+	return rows, ctx.Err()
 }
 
 func purgeBy(text string) func(context.Context, *sql.Tx, int64) (int64, error) {

@@ -121,15 +121,7 @@ var addToRollup = func() string {
 }()
 
 // save writes what was gathered, in a fixed order.
-func (r *rollup) save(ctx context.Context, tx *sql.Tx) (err error) {
-	if len(r.rows) == 0 {
-		return nil
-	}
-	add, err := tx.PrepareContext(ctx, addToRollup)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, add.Close()) }()
+func (r *rollup) save(ctx context.Context, tx *sql.Tx) error {
 	rows := slices.SortedFunc(maps.Keys(r.rows), func(a, b rollupRow) int {
 		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.grain, b.grain), cmp.Compare(a.startMs, b.startMs),
 			cmp.Compare(a.key, b.key), cmp.Compare(a.account, b.account), cmp.Compare(a.user, b.user))
@@ -139,7 +131,8 @@ func (r *rollup) save(ctx context.Context, tx *sql.Tx) (err error) {
 		for _, v := range r.rows[row].Fields() {
 			args = append(args, *v)
 		}
-		if _, err := add.ExecContext(ctx, args...); err != nil {
+		// Not prepared here: only what the driver prepares is kept for the next time.
+		if _, err := tx.ExecContext(ctx, addToRollup, args...); err != nil {
 			return fmt.Errorf("roll up: %w", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"database/sql"
 	"log/slog"
 	"path/filepath"
@@ -101,6 +102,23 @@ func TestStore_OneLiveAssignmentOfAJobAndADevice(t *testing.T) {
 	}
 	if !open[1].Front || open[1].Attempts != 0 {
 		t.Errorf("job %+v, want none of its attempts to count: it never started", open[1])
+	}
+}
+
+// A caller that leaves interrupts no transaction: it may be that of others too.
+func TestStore_WritesOutliveTheirCallers(t *testing.T) {
+	s := open(t, t.TempDir())
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	must(t, s.SeeJobs(gone, 9000, []store.FillJob{job(1)}))
+	first := s.OpenAll()[0]
+	id, err := s.Reserve(gone, *first, "n0", "cpu:0", mainJob, 9001)
+	must(t, err)
+	_, err = s.TakeUsage(gone, "n0", []pipefill.Usage{{Ledger: "l", Seq: 1, AssignmentID: id, FromMs: 9001, ToMs: 9002, DeviceNs: 1e6}})
+	must(t, err)
+	must(t, s.End(gone, id, pipefill.OutcomeCompleted, "", 0, pipefill.OutcomeCompleted, 9003))
+	if j, err := s.JobByID(t.Context(), "c", 1); err != nil || j.Outcome != pipefill.OutcomeCompleted || j.DeviceMs != 1 {
+		t.Errorf("%+v %v", j, err)
 	}
 }
 

@@ -15,22 +15,19 @@ import (
 // which number each ledger is counted. Records of an assignment that this
 // database does not know are counted for nobody, but acknowledged: they can
 // never be.
-func (s *Store) TakeUsage(ctx context.Context, node string, records []pipefill.Usage) (map[string]int64, error) {
+func (s *Store) TakeUsage(_ context.Context, node string, records []pipefill.Usage) (map[string]int64, error) {
 	ack := map[string]int64{}
 	if len(records) == 0 {
 		return ack, nil
 	}
-	err := s.change(ctx, "take usage", func(tx *sql.Tx, touched *rows) (err error) {
+	err := s.change("take usage", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		purged, err := purgedOf(ctx, tx, node)
 		if err != nil {
 			return err
 		}
-		insert, err := tx.PrepareContext(ctx, `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, insert.Close()) }()
+		// Not prepared here: only what the driver prepares is kept for the next time.
+		const insert = `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 		sums := newRollup(s.Zone)
 		owners := map[int64]*owner{}
 		for _, u := range records {
@@ -42,7 +39,7 @@ func (s *Store) TakeUsage(ctx context.Context, node string, records []pipefill.U
 			if o == nil || o.node != node || u.Seq <= purged[u.Ledger] {
 				continue
 			}
-			result, err := insert.ExecContext(ctx, node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
+			result, err := tx.ExecContext(ctx, insert, node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
 			if err != nil {
 				return fmt.Errorf("ledger %s record %d: %w", u.Ledger, u.Seq, err)
 			}
@@ -100,11 +97,11 @@ type NodeMains struct {
 
 // SeeMains writes the totals of nodes' main devices and adds what is new to the
 // roll-ups. users are the names of the owners.
-func (s *Store) SeeMains(ctx context.Context, nodes []NodeMains, users map[uint32]string, nowMs int64) error {
+func (s *Store) SeeMains(_ context.Context, nodes []NodeMains, users map[uint32]string, nowMs int64) error {
 	if len(nodes) == 0 {
 		return nil
 	}
-	return s.write(ctx, "see main jobs", func(tx *sql.Tx) error {
+	return s.write("see main jobs", func(ctx context.Context, tx *sql.Tx) error {
 		sums := newRollup(s.Zone)
 		for _, n := range nodes {
 			for _, m := range n.Mains {
