@@ -234,13 +234,16 @@ func (r *runner) close(now int64) {
 	if !r.running {
 		return
 	}
+	// Before the clock is read: whoever takes the core from this supervisor in
+	// between lets no time go uncharged.
+	cpuAtShut := r.valve.cpuNs()
+	now = max(now, r.waiter.nowNs())
 	// The gate is shut from the end of the bubble, or from the deadline on;
 	// stopping ahead of either is not late.
 	shut := now
 	if s := readGate(r.main); s.word == r.word && s.word&wordOpen != 0 && now < r.until {
 		shut = r.until
 	}
-	cpuAtShut := r.valve.cpuNs()
 	lenient := r.lenient()
 	if r.distrust > 0 {
 		r.distrust--

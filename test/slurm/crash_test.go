@@ -47,6 +47,11 @@ func TestCrash(t *testing.T) {
 	c := newCluster(t, "--trace", "--ctld=poll_ms: 100")
 	main := c.trainer(t, 1000000, generous)
 	c.awaitJob(t, main, "to run", slurm.Job.Running)
+	// A rank that begins without its daemon stays unfilled: it is waited for once.
+	await(t, "both ranks to have attached", func() bool {
+		slots, err := c.controller(t).Slots(t.Context())
+		return err == nil && len(slots) == 2
+	})
 	f := &flow{c: c, outs: map[int64]string{}}
 
 	t.Run("around every write", func(t *testing.T) {
