@@ -284,7 +284,7 @@ static void attach_fill(const struct pf_slurm *slurm, struct pf_remote *remote,
 {
 	int64_t end_ms = now_ms() + (is_fill ? PF_ASSIGN_MS : PF_HOOK_MS);
 	struct pf_request request;
-	struct pf_reply reply = { "" };
+	struct pf_reply reply = { .status = "" };
 	struct pf_error error = { "" };
 
 	begin(slurm, &request, "fill");
