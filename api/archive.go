@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-
-	"pipefill"
 )
 
 // ArchiveVersion is the version of an archive's form, in its first line.
@@ -37,19 +35,7 @@ type ArchiveEnd struct {
 // Archive returns a stream of an archive's lines: what the accounting holds from
 // before beforeMs. Operators only. The caller closes it.
 func (c *Client) Archive(ctx context.Context, beforeMs int64) (io.ReadCloser, error) {
-	resp, err := c.send(ctx, http.MethodGet, withQuery("/v1/archive", url.Values{"before_ms": {strconv.FormatInt(beforeMs, 10)}}), nil)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode == http.StatusOK && resp.Header.Get(VersionHeader) == Version {
-		return resp.Body, nil
-	}
-	defer func() { _ = resp.Body.Close() }() // given up
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return nil, pipefill.Errorf(pipefill.CodeUnavailable, "the answer of pipefillctld broke off: %w", err)
-	}
-	return nil, decode(resp, answer, nil)
+	return c.stream(ctx, withQuery("/v1/archive", url.Values{"before_ms": {strconv.FormatInt(beforeMs, 10)}}))
 }
 
 // LoadArchive takes rows of an archive in, and returns how many were not there.

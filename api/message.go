@@ -27,6 +27,7 @@ type NodeSync struct {
 	WantsJob    *pipefill.JobKey `json:"wants_job"`   // a fill job reached the node without assignment
 	WantsUID    uint32           `json:"wants_uid"`   // its user
 	Faults      []string         `json:"faults"`      // what a person should know, for doctor
+	Recordings  []RecordingOf    `json:"recordings,omitempty"`
 }
 
 // NodeDevice is one device of a node.
@@ -91,6 +92,7 @@ type NodeOrders struct {
 	Cluster     string                `json:"cluster"`
 	Refused     *pipefill.JobKey      `json:"refused"` // answer to WantsJob: no assignment
 	NowMs       int64                 `json:"now_ms"`
+	Recordings  []RecordingAsk        `json:"recordings,omitempty"` // to be sent (POST /v1/node/recording)
 }
 
 // Failure is the body of every answer that is not 2xx.

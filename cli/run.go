@@ -40,6 +40,7 @@ type controller interface {
 	ExplainPolicy(ctx context.Context, id int64) (api.PolicyExplanation, error)
 	Ping(ctx context.Context) (api.Status, error)
 	KeepProfile(ctx context.Context, text []byte) (api.Profile, error)
+	Recording(ctx context.Context, job int64, q api.RecordingQuery, each func(api.Recording) error) (api.RecordingEnd, error)
 }
 
 var _ controller = (*api.Client)(nil)

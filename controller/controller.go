@@ -84,6 +84,8 @@ type Controller struct {
 	names    map[uint32]string // of main jobs' owners, as they were first asked for
 	left     []store.NodeMains // main devices that are gone, with their last totals
 
+	recordings recordings
+
 	// Of the loop: the mirror's mutex guards them. mu may be taken while it is
 	// held, not the other way.
 	mirror       *mirror
@@ -110,7 +112,7 @@ func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() tim
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
 		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
-		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{},
+		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{}, recordings: newRecordings(),
 	}
 	c.scheduler = c.newScheduler()
 	st.OnChange = c.changed

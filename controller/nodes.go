@@ -22,6 +22,7 @@ type node struct {
 	orders []pipefill.Assignment
 	serial int64
 	news   chan struct{} // closed and made anew when its orders change
+	asks   []api.RecordingAsk
 }
 
 // heard is what the nodes said, for a decision.
@@ -76,6 +77,11 @@ func (n *node) order(orders []pipefill.Assignment) {
 		return
 	}
 	n.orders = orders
+	n.wake()
+}
+
+// wake has a sync that is held answered.
+func (n *node) wake() {
 	n.serial++
 	close(n.news)
 	n.news = make(chan struct{})
@@ -242,6 +248,7 @@ func (c *Controller) orders(state api.NodeSync) (api.NodeOrders, <-chan struct{}
 	n := c.nodes[state.Node]
 	orders := api.NodeOrders{
 		Serial: n.serial, Assignments: n.orders, Partitions: c.cfg.Partitions, Cluster: c.cfg.Cluster, NowMs: c.now().UnixMilli(),
+		Recordings: slices.Clone(n.asks),
 	}
 	if want := state.WantsJob; want != nil && !slices.ContainsFunc(n.orders, func(a pipefill.Assignment) bool { return a.Job.JobID == want.JobID }) {
 		orders.Refused = want

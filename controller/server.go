@@ -47,6 +47,8 @@ type Server struct {
 func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
 	s := &Server{controller: c, verifier: verifier, log: log, mux: http.NewServeMux(), lookup: new(names).of}
 	s.mux.HandleFunc("POST /v1/node/sync", s.nodeSync)
+	s.mux.HandleFunc("POST /v1/node/recording", s.nodeRecording)
+	s.mux.HandleFunc("GET /v1/mains/{id}/recording", s.recording)
 	s.mux.HandleFunc("GET /v1/ping", s.ping)
 	s.mux.HandleFunc("GET /v1/jobs", s.jobs)
 	s.mux.HandleFunc("GET /v1/jobs/{id}", s.job)

@@ -38,11 +38,15 @@ type config struct {
 	Metrics    string         `yaml:"metrics"`        // IP:PORT for Prometheus; "" for none
 	LogLevel   string         `yaml:"log_level"`
 	TraceDir   string         `yaml:"trace_dir"` // docs/traces.md; "" writes none
+	Recording  string         `yaml:"recording"` // for pipefill-cli trace: off, or memory for each device of a main job
 
 	budget  float64
 	control func(iteration uint64) uint32 // chance of a control iteration, in ppm
 	level   slog.Level
-	groups  string // the folder of the fill jobs' groups
+
+	recording int64  // bytes, 0: off
+	path      string // of the file
+	groups    string // the folder of the fill jobs' groups
 }
 
 type configDevice struct {
@@ -54,7 +58,7 @@ type configDevice struct {
 func defaultConfig() config {
 	return config{
 		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, FloorMs: 0, Budget: "1%",
-		FillSched: schedIdle, Control: "auto", LogLevel: "info",
+		FillSched: schedIdle, Control: "auto", LogLevel: "info", Recording: "off",
 	}
 }
 
@@ -68,6 +72,7 @@ func loadConfig(path string) (config, error) {
 	if err != nil {
 		return config{}, err
 	}
+	c.path = path
 	return c, nil
 }
 
@@ -153,6 +158,10 @@ func (c *config) check() []error {
 	}
 	if c.TraceDir != "" && !filepath.IsAbs(c.TraceDir) {
 		wrong("trace_dir: %q: write an absolute path", c.TraceDir)
+	}
+	var err error
+	if c.recording, err = parseRecording(c.Recording); err != nil {
+		all = append(all, err)
 	}
 	return all
 }

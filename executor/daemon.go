@@ -167,7 +167,11 @@ func (d *daemon) listen() error {
 func (d *daemon) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{d.beat, d.watch, d.watchMemory, d.notify, func(ctx context.Context) error { return d.syncLoop(ctx, d.controller) }}
+	// Before anybody is told that we are there: until then SIGHUP ends us.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	parts := []func(context.Context) error{d.beat, d.watch, d.watchMemory, d.notify, func(ctx context.Context) error { return d.onHangup(ctx, hangup) }, func(ctx context.Context) error { return d.syncLoop(ctx, d.controller) }}
 	for _, s := range d.sockets {
 		parts = append(parts, s.serve)
 	}
@@ -192,6 +196,24 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.log.InfoContext(ctx, "pipefilld started", "node", d.cfg.Node, "version", pipefill.Version(), "devices", len(d.devices))
 	group.Wait()
 	return errors.Join(errs...)
+}
+
+// onHangup reads what of the configuration may change while jobs run: the
+// recording. A file with a mistake changes nothing.
+func (d *daemon) onHangup(ctx context.Context, hangup <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+		}
+		cfg, err := loadConfig(d.cfg.path)
+		if err != nil {
+			d.log.ErrorContext(ctx, "configuration not read again", "err", err)
+			continue
+		}
+		d.setRecording(cfg.recording)
+	}
 }
 
 // notify tells systemd that the daemon is up, and then that it lives.

@@ -31,12 +31,13 @@ type fakeController struct {
 	seen   map[string]bool
 	down   bool
 	news   chan struct{}
+	parts  chan api.Recording
 }
 
 var _ controller = (*fakeController)(nil)
 
 func newFakeController() *fakeController {
-	return &fakeController{seen: map[string]bool{}, news: make(chan struct{}, 1), orders: api.NodeOrders{Serial: 1, Cluster: "test", Partitions: []string{"pipefill"}}}
+	return &fakeController{seen: map[string]bool{}, news: make(chan struct{}, 1), parts: make(chan api.Recording, 16), orders: api.NodeOrders{Serial: 1, Cluster: "test", Partitions: []string{"pipefill"}}}
 }
 
 var errDown = errors.New("the controller is down")
@@ -71,6 +72,20 @@ func (c *fakeController) Sync(ctx context.Context, s api.NodeSync) (api.NodeOrde
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.orders, nil
+}
+
+func (c *fakeController) SendRecording(_ context.Context, r api.Recording) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down {
+		return errDown
+	}
+	c.orders.Recordings = nil
+	select {
+	case c.parts <- r:
+	default: // it came twice
+	}
+	return nil
 }
 
 // order changes the orders.

@@ -26,6 +26,7 @@ type fillJob struct {
 	killNs    int64 // ending: when what is left is killed
 	chargedAt time.Time
 	absent    int
+	chunkTail uint64 // of the supervisor's chunks, up to where they are recorded
 
 	limited   bool // the driver was told its memory
 	strangers int  // looks in a row that found a process of it on the GPU past the launch library
@@ -441,6 +442,7 @@ func (n *node) conclude(f *fillJob) {
 	n.fault(fmt.Sprintf("kill-%d", rec.Assignment.ID), "")
 	if f.device != nil {
 		f.device.usedHere = f.device.usedHere.plus(f.super.at.used(0))
+		f.chunkTail = f.device.record.chunks(f, f.chunkTail)
 	}
 	n.unbind(f.device)
 	f.device = nil

@@ -43,6 +43,9 @@ type node struct {
 	syncs  int64             // so many were made
 
 	past map[pipefill.DeviceID]*deviceTotals // of main jobs that have ended
+	kept map[pipefill.DeviceID]keptRecording // the same
+
+	asked map[int64]bool // recordings that are being answered
 
 	beatMu sync.Mutex
 	beats  map[*controlPage]bool
@@ -69,6 +72,7 @@ type mainDevice struct {
 	fill     *fillJob
 	usedHere used // by fill jobs that have ended here
 	trace    *eventTrace
+	record   *recording // nil: off
 }
 
 // want is a fill job that came without an assignment.
@@ -89,7 +93,7 @@ func newNode(cfg config, log *slog.Logger, groups *cgroups, devices []device.Dev
 		mono: monotonicNs, groups: groups, devices: devices, self: self,
 		state: state{cfg.StateDir, store}, mains: map[int64]*mainJob{}, fills: map[int64]*fillJob{},
 		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, poke: make(chan struct{}, 1),
-		past: map[pipefill.DeviceID]*deviceTotals{}, beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
+		past: map[pipefill.DeviceID]*deviceTotals{}, kept: map[pipefill.DeviceID]keptRecording{}, asked: map[int64]bool{}, beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
 	}
 	return n, nil
 }
@@ -261,6 +265,7 @@ func (n *node) takeMainDevice(m *mainJob, dev device.Device, main *page[mainPage
 	if n.cfg.TraceDir != "" {
 		d.trace = newEventTrace(n.cfg.TraceDir, dev.ID)
 	}
+	n.startRecording(d)
 	m.devices = append(m.devices, d)
 	n.steer(m, d)
 	n.beatMu.Lock()
@@ -360,7 +365,8 @@ func (n *node) dropMain(m *mainJob) {
 	if err := n.state.dropMain(m.rec.Job); err != nil {
 		n.log.Error("record not removed", "job_id", m.rec.Job.JobID, "err", err)
 	}
-	for _, d := range m.devices {
+	for i, d := range m.devices {
+		n.keepRecording(m, d, i)
 		if n.past[d.device.ID] == nil {
 			n.past[d.device.ID] = &deviceTotals{}
 		}

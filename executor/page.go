@@ -30,6 +30,7 @@ const (
 	eventControl   = 2
 	eventShort     = 4
 	eventIteration = 8
+	eventWork      = 16 // kind is workKinds', index the micro-batch
 )
 
 // pageEvent is one finished bubble or an iteration mark (struct pf_event).
@@ -73,7 +74,8 @@ type mainPage struct {
 	BeatNs      atomic.Uint64 `c:"beat_ns"`
 	RingHead    atomic.Uint64 `c:"ring_head"`
 	IterationNs atomic.Uint64 `c:"iteration_ns"`
-	_           [40 + 832]byte
+	Stage       atomic.Uint32 `c:"stage"`
+	_           [36 + 832]byte
 
 	Ring [ringEvents]pageEvent `c:"ring"`
 }
@@ -93,7 +95,7 @@ type controlPage struct {
 	Assignment atomic.Uint64 `c:"assignment"`
 	MarginNs   atomic.Uint64 `c:"margin_ns"`
 	FillStop   atomic.Uint32 `c:"fill_stop"`
-	_          uint32
+	Recording  atomic.Uint32 `c:"recording"`
 	FloorNs    atomic.Uint64 `c:"floor_ns"`
 	_          [4000]byte
 }

@@ -96,6 +96,7 @@ type runner struct {
 	openedNs  int64  // when it was
 	until     int64  // the end of the current opening
 	cpuAtOpen int64
+	cpuAtStop int64 // of the opening before
 	orphanAt  int64
 	strikes   int // in a row: a chunked fill job ran while the gate was shut
 	minded    int // openings in a row that it has minded
@@ -107,6 +108,7 @@ type runner struct {
 func (r *runner) run() {
 	r.margin = int64(2 * leastMargin)
 	r.adopt(r.waiter.nowNs())
+	r.cpuAtStop = r.valve.cpuNs()
 	for {
 		now := r.waiter.nowNs()
 		if r.super.Command.Load() == superExit || r.orphaned(now) {
@@ -267,15 +269,34 @@ func (r *runner) close(now int64) {
 	}
 	r.super.DeviceNs.Add(uint64(max(0, min(stoppedAt, shut)-r.thawedAt) + late))
 	r.super.ThawedAtNs.Store(0)
+	overrun := uint64(0)
 	if late > 0 {
 		r.super.OverrunNs.Add(uint64(late))
 		if stoppedAt > r.until && late > int64(overrunLeast) {
 			r.super.Overruns.Add(1)
+			overrun = 1
 		}
 	}
+	r.note(min(stoppedAt, shut), stoppedAt, cpuAtShut-r.cpuAtStop, late, overrun)
+	r.cpuAtStop = cpuAtStop
 	if r.trace != nil && stoppedAt > now {
 		r.trace.reading(stoppedAt, cpuAtStop, false)
 	}
+}
+
+// note leaves the chunk that has ended for the daemon's recording: stores only.
+func (r *runner) note(shut, stopped, cpu, late int64, overrun uint64) {
+	head := r.super.ChunkHead.Load()
+	c := &r.super.Chunks[head%superChunks]
+	c.Seq.Store(0)
+	c.BeginNs.Store(uint64(r.thawedAt))
+	c.ShutNs.Store(uint64(shut))
+	c.EndNs.Store(uint64(stopped))
+	c.CPUNs.Store(uint64(max(0, cpu)))
+	c.LateNs.Store(uint64(late))
+	c.Overrun.Store(overrun)
+	c.Seq.Store(head + 1)
+	r.super.ChunkHead.Store(head + 1)
 }
 
 // quiet tells whether a chunked fill job stops by itself, and waits for it for

@@ -30,12 +30,27 @@ type superPage struct {
 	LastOpenNs  atomic.Uint64 // store of the gate word, by the main page
 	Failures    atomic.Uint64 // writes to the freezer that failed
 	Caught      atomic.Uint64 // times a chunked fill job did not mind its gate three times in a row, less those forgiven
-	_           [4096 - 16 - 64 - 80]byte
+	ChunkHead   atomic.Uint64 // chunks written
+	Chunks      [superChunks]superChunk
+	_           [4096 - 16 - 64 - 88 - superChunks*56]byte
+}
+
+// superChunk is one opening in which the fill job ran, for recordings.
+type superChunk struct {
+	Seq     atomic.Uint64 // its number + 1 once complete
+	BeginNs atomic.Uint64 // let run
+	ShutNs  atomic.Uint64 // the gate was shut, or the stop began ahead of it
+	EndNs   atomic.Uint64 // verified stopped
+	CPUNs   atomic.Uint64 // CPU time until it was shut
+	LateNs  atomic.Uint64 // what is charged after that
+	Overrun atomic.Uint64 // 1: counted as such
 }
 
 const (
 	superMagic = 0x31534650 // "PFS1"
 	superSize  = 4096
+	// Of 2 ms each as many as there can be between two ticks.
+	superChunks = 64
 
 	superHold  = 0 // keep the fill job stopped
 	superRun   = 1 // follow the gate

@@ -13,6 +13,7 @@ import (
 // controller is what the daemon needs of pipefillctld.
 type controller interface {
 	Sync(ctx context.Context, state api.NodeSync) (api.NodeOrders, error)
+	SendRecording(ctx context.Context, r api.Recording) error
 }
 
 var _ controller = (*api.Client)(nil)
@@ -86,6 +87,7 @@ func (n *node) syncOnce(ctx context.Context, c controller) error {
 		return err
 	}
 	n.obey(orders)
+	n.answer(ctx, c, orders.Recordings)
 	return nil
 }
 
@@ -109,6 +111,29 @@ func (n *node) awaitPoke(ctx context.Context, answered <-chan struct{}) bool {
 		return false
 	case <-held:
 		return true
+	}
+}
+
+// answer sends recordings that were asked for, each once at a time: what is not
+// sent is asked for again.
+func (n *node) answer(ctx context.Context, c controller, asks []api.RecordingAsk) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, ask := range asks {
+		if n.asked[ask.ID] {
+			continue
+		}
+		n.asked[ask.ID] = true
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, syncSlack)
+			defer cancel()
+			if err := c.SendRecording(ctx, n.answerRecording(ask)); err != nil {
+				n.log.Warn("recording not sent", "job_id", ask.Job.JobID, "err", err)
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			delete(n.asked, ask.ID)
+		}()
 	}
 }
 
@@ -155,6 +180,7 @@ func (n *node) snapshot() api.NodeSync {
 		}
 	}
 	slices.Sort(s.Faults)
+	s.Recordings = n.recordings()
 	return s
 }
 

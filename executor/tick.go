@@ -78,6 +78,7 @@ func (n *node) watch(ctx context.Context) error {
 		if n.now().Sub(looked) >= absentEvery {
 			looked = n.now()
 			n.lookForJobs()
+			n.dropRecordings()
 		}
 	}
 }
@@ -128,6 +129,10 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 	g := d.governor
 	was := g.disabled
 	d.drain.events(d.main.at, func(e eventCopy) {
+		d.record.event(e)
+		if e.flags&eventWork != 0 {
+			return
+		}
 		d.trace.event(m.rec.Job.JobID, e)
 		it, ended := d.drain.take(e)
 		// An iteration counts where a fill job could have run in all of it.
@@ -140,6 +145,7 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 	})
 	d.trace.flush()
 	if f := d.fill; f != nil && f.super != nil {
+		f.chunkTail = d.record.chunks(f, f.chunkTail)
 		late := f.super.at.Overruns.Load()
 		if f.rec.Assignment.Mode.MindsGate() && d.device.ID.Kind() == pipefill.KindGPU {
 			// What the library counted, by the fill job's own word: lying costs

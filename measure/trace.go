@@ -84,6 +84,13 @@ func ReadAnnounced(dir string, devices []string) (Traces, error) {
 	if err := traces.readBelow(dir); err != nil {
 		return traces, err
 	}
+	return Announced(traces.Events, traces.Fills, devices)
+}
+
+// Announced is a run as its main job announced it. devices are in the order of
+// ranks.
+func Announced(events map[string][]Event, fills []Fill, devices []string) (Traces, error) {
+	traces := Traces{Events: events, Fills: fills}
 	for _, device := range devices {
 		rank := Rank{Rank: len(traces.Ranks), Device: device, Iterations: map[int64]Interval{}}
 		for _, e := range traces.Events[device] {

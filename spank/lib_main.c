@@ -397,6 +397,37 @@ void pf_iteration(struct pf_main *main)
 	STORE(page->beat_ns, now);
 }
 
+void pf_stage(struct pf_main *main, uint32_t stage)
+{
+	if (main && main->alive && stage < UINT32_MAX)
+		STORE(main->page->stage, stage + 1);
+}
+
+int pf_recording(const struct pf_main *main)
+{
+	return main && main->alive && LOAD(main->control->recording) != 0;
+}
+
+void pf_work(struct pf_main *main, enum pf_work work, uint32_t micro_batch,
+	     uint64_t begin_ns)
+{
+	uint64_t now;
+
+	if (!pf_recording(main))
+		return;
+	now = now_ns();
+	if (begin_ns > now)
+		return;
+	record(main, &(struct pf_event){
+			     .iteration = main->iteration,
+			     .begin_ns = begin_ns,
+			     .end_ns = now,
+			     .index = micro_batch,
+			     .kind = (uint32_t) work,
+			     .flags = PF_EVENT_WORK,
+		     });
+}
+
 void pf_free_bytes(struct pf_main *main, uint64_t free_bytes)
 {
 	if (main && main->alive)

@@ -51,7 +51,11 @@
 	8u /* not a bubble: an iteration mark; begin_ns..
 				 end_ns is the iteration that ended */
 
-/* One finished bubble, or an iteration mark. 64 bytes. */
+#define PF_EVENT_WORK                                                          \
+	16u /* not a bubble: what the stage computed; kind as enum pf_work, index
+				 the micro-batch. Only while recording */
+
+/* One finished bubble, an iteration mark, or work. 64 bytes. */
 struct pf_event {
 	_Atomic uint64_t
 		seq; /* its number + 1 once complete; 0 while written */
@@ -88,7 +92,8 @@ struct pf_main_page {
 	_Atomic uint64_t beat_ns;      /* line 2, offset 128: last call */
 	_Atomic uint64_t ring_head;    /* events written since pf_open */
 	_Atomic uint64_t iteration_ns; /* median of recent iterations */
-	uint8_t pad2[40];
+	_Atomic uint32_t stage;        /* of the pipeline, + 1; 0: not said */
+	uint8_t pad2[36];
 	uint8_t pad3[832];
 
 	struct pf_event ring[PF_RING_EVENTS]; /* offset 1024 */
@@ -116,8 +121,8 @@ struct pf_control_page {
 		assignment; /* 64: id the fill side belongs to, 0 none */
 	_Atomic uint64_t margin_ns; /* 72: arm this long before next_begin_ns */
 	_Atomic uint32_t fill_stop; /* 80: 1: the fill job is to end */
-	uint32_t pad1;
-	_Atomic uint64_t floor_ns; /* 88: what is offered of a bubble, however
+	_Atomic uint32_t recording; /* 84: 1: work is announced too */
+	_Atomic uint64_t floor_ns;  /* 88: what is offered of a bubble, however
 				      short, learned or not; 0: none */
 	uint8_t pad2[4000];
 };
@@ -156,10 +161,12 @@ _Static_assert(offsetof(struct pf_main_page, word) == 64, "word");
 _Static_assert(offsetof(struct pf_main_page, begin_ns) == 80, "begin_ns");
 _Static_assert(offsetof(struct pf_main_page, next_begin_ns) == 120, "next");
 _Static_assert(offsetof(struct pf_main_page, beat_ns) == 128, "beat_ns");
+_Static_assert(offsetof(struct pf_main_page, stage) == 152, "stage");
 _Static_assert(offsetof(struct pf_main_page, ring) == 1024, "ring");
 _Static_assert(sizeof(struct pf_main_page) == PF_MAIN_SIZE, "main size");
 _Static_assert(offsetof(struct pf_control_page, seed) == 32, "seed");
 _Static_assert(offsetof(struct pf_control_page, fill_stop) == 80, "stop");
+_Static_assert(offsetof(struct pf_control_page, recording) == 84, "recording");
 _Static_assert(sizeof(struct pf_control_page) == PF_CONTROL_SIZE, "control");
 _Static_assert(offsetof(struct pf_fill_page, opening) == 64, "opening");
 _Static_assert(offsetof(struct pf_fill_page, process) == 128, "process");

@@ -26,6 +26,16 @@ enum pf_kind {
 	PF_OTHER = 4,
 };
 
+/* What a stage computes (pf_work). */
+enum pf_work {
+	PF_FORWARD = 0,
+	PF_BACKWARD = 1,
+	PF_STEP = 2, /* the optimizer's */
+};
+
+/* pf_work's micro_batch where there is none. */
+#define PF_NO_MICRO_BATCH UINT32_MAX
+
 struct pf_main;
 struct pf_fill;
 
@@ -47,6 +57,18 @@ int64_t pf_bubble_left(const struct pf_main *main);
 
 /* Marks the start of the next iteration (after the optimizer step). */
 void pf_iteration(struct pf_main *main);
+
+/* Which stage of the pipeline this device computes, from 0: timelines are
+ * sorted by it. */
+void pf_stage(struct pf_main *main, uint32_t stage);
+
+/* 1 while the node records timelines: only then pf_work is worth its call. */
+int pf_recording(const struct pf_main *main);
+
+/* Notes for timelines what the stage computed from begin_ns (of
+ * CLOCK_MONOTONIC) until now. Stores only, and nothing unless the node records. */
+void pf_work(struct pf_main *main, enum pf_work work, uint32_t micro_batch,
+	     uint64_t begin_ns);
 
 /* Device memory that fill jobs may use from the next bubble on, in bytes. */
 void pf_free_bytes(struct pf_main *main, uint64_t free_bytes);

@@ -105,8 +105,8 @@ func (r Run) timeline() (chart.Section, error) {
 			{d.Name, d.Main, func(s Span) int { return colourOf(s.Name) }},
 			{"  waits", d.Waits, func(Span) int { return colourWait }},
 			{"  gate open", d.Gate, func(Span) int { return colourGate }},
-			{"  fill jobs", d.Fill, func(s Span) int {
-				if late(s, d.Gate) {
+			{"  fill jobs", slices.Concat(d.Fill, d.Late), func(s Span) int {
+				if s.Name == "overrun" || s.Name == "ran late" {
 					return colourLate
 				}
 				return colourFill
@@ -125,24 +125,8 @@ func (r Run) timeline() (chart.Section, error) {
 		[]string{"forward", "backward", "fill job", "gate open"})
 	return chart.Section{
 		Heading: "Timeline", Picture: picture,
-		Text: "The last seconds with fill jobs on every device. Orange: a fill job that was let run beyond its gate by more than a millisecond.",
+		Text: "The last seconds with fill jobs on every device. Orange: what a fill job ran after its gate was shut, where that was more than 0.1 ms.",
 	}, err
-}
-
-// lateNs is what a span may pass its gate by before it shows: a stop takes
-// some hundred microseconds.
-const lateNs = 1e6
-
-// late tells whether a fill job was stopped well after its gate had shut. Gates
-// are in order.
-func late(s Span, gates []Span) bool {
-	i, _ := slices.BinarySearchFunc(gates, s.BeginNs, func(g Span, at int64) int {
-		if g.BeginNs <= at {
-			return -1
-		}
-		return 1
-	})
-	return i > 0 && s.EndNs > gates[i-1].EndNs+lateNs
 }
 
 // kinds are drawn in this order.

@@ -21,6 +21,7 @@ const (
 	flagOffered   = 1
 	flagControl   = 2
 	flagIteration = 8
+	flagWork      = 16
 )
 
 // record is any line of any raw trace.
@@ -44,6 +45,14 @@ type record struct {
 	Open       bool   `json:"open"`
 }
 
+// chunk is one opening in which a fill job was let run.
+type chunk struct {
+	what                   string
+	beginNs, shutNs, endNs int64
+	cpuNs, lateNs          int64
+	overrun                bool
+}
+
 // reader collects what the files say of each device.
 type reader struct {
 	devices map[string]*Device
@@ -62,18 +71,51 @@ func Read(dirs ...string) (Timeline, error) {
 			}
 		}
 	}
-	var t Timeline
-	for _, d := range r.devices {
-		for _, spans := range []*[]Span{&d.Main, &d.Waits, &d.Gate, &d.Fill} {
-			slices.SortFunc(*spans, func(a, b Span) int { return cmp.Compare(a.BeginNs, b.BeginNs) })
-		}
-		t.Devices = append(t.Devices, *d)
-	}
-	slices.SortFunc(t.Devices, func(a, b Device) int { return cmp.Or(cmp.Compare(a.Stage, b.Stage), cmp.Compare(a.Name, b.Name)) })
+	t := r.timeline()
 	if _, _, ok := t.Bounds(); !ok {
 		return t, pipefill.Errorf(pipefill.CodeNotFound, "%s: no raw traces: write some with trace_dir: in pipefilld.yaml (traces.md)", strings.Join(dirs, ", "))
 	}
 	return t, nil
+}
+
+// timeline is what was collected, in order.
+func (r *reader) timeline() Timeline {
+	var t Timeline
+	for _, d := range r.devices {
+		for _, spans := range []*[]Span{&d.Marks, &d.Main, &d.Waits, &d.Gate, &d.Fill, &d.Late} {
+			slices.SortStableFunc(*spans, func(a, b Span) int { return cmp.Compare(a.BeginNs, b.BeginNs) })
+		}
+		if len(d.Main) == 0 {
+			d.Main = between(d.Marks, d.Waits)
+		}
+		t.Devices = append(t.Devices, *d)
+	}
+	slices.SortFunc(t.Devices, func(a, b Device) int { return cmp.Or(cmp.Compare(a.Stage, b.Stage), cmp.Compare(a.Name, b.Name)) })
+	return t
+}
+
+// between is what a device computed, where nobody said what that was: its
+// iterations less its waits. Both are in order.
+func between(marks, waits []Span) []Span {
+	var all []Span
+	add := func(m Span, beginNs, endNs int64) {
+		if beginNs < endNs {
+			all = append(all, Span{"compute", beginNs, endNs, map[string]any{"iteration": m.Args["iteration"]}})
+		}
+	}
+	i := 0
+	for _, m := range marks {
+		at := m.BeginNs
+		for ; i < len(waits) && waits[i].BeginNs < m.EndNs; i++ {
+			add(m, at, min(waits[i].BeginNs, m.EndNs))
+			at = max(at, waits[i].EndNs)
+			if waits[i].EndNs > m.EndNs {
+				break // it wraps around the mark
+			}
+		}
+		add(m, at, m.EndNs)
+	}
+	return all
 }
 
 func (r *reader) below(dir, prefix string) error {
@@ -155,6 +197,8 @@ func (r *reader) rank(path string, records []record) error {
 			d.Main = append(d.Main, Span{rec.Op, rec.BeginNs, rec.EndNs, args})
 		case "wait":
 			d.Waits = append(d.Waits, Span{rec.Kind, rec.BeginNs, rec.EndNs, args})
+		case "iteration":
+			d.Marks = append(d.Marks, Span{fmt.Sprintf("iteration %d", rec.Iteration), rec.BeginNs, rec.EndNs, args})
 		}
 	}
 	return nil
@@ -162,34 +206,78 @@ func (r *reader) rank(path string, records []record) error {
 
 func (r *reader) events(device string, records []record) {
 	d := r.device(device)
-	for _, rec := range records {
-		if rec.Flags&flagIteration != 0 {
-			continue
+	for i := range records {
+		d.event(&records[i], r.own[device])
+	}
+}
+
+// event takes in what a main job announced; own: its waits are known better.
+func (d *Device) event(rec *record, own bool) {
+	args := map[string]any{"iteration": rec.Iteration}
+	if rec.Flags&flagControl != 0 {
+		args["control"] = true
+	}
+	switch {
+	case rec.Flags&flagIteration != 0:
+		if own {
+			return
 		}
-		args := map[string]any{"iteration": rec.Iteration}
-		if rec.Flags&flagControl != 0 {
-			args["control"] = true
+		d.Marks = append(d.Marks, Span{fmt.Sprintf("iteration %d", rec.Iteration), rec.BeginNs, rec.EndNs, args})
+		return
+	case rec.Flags&flagWork != 0:
+		if rec.MicroBatch >= 0 {
+			args["micro_batch"] = rec.MicroBatch
 		}
-		if !r.own[device] {
-			d.Waits = append(d.Waits, Span{rec.Kind, rec.BeginNs, rec.EndNs, args})
+		d.Main = append(d.Main, Span{rec.Kind, rec.BeginNs, rec.EndNs, args})
+		return
+	}
+	if !own {
+		d.Waits = append(d.Waits, Span{rec.Kind, rec.BeginNs, rec.EndNs, args})
+	}
+	if rec.Flags&flagOffered != 0 {
+		d.Gate = append(d.Gate, Span{"open", rec.BeginNs, max(rec.BeginNs, min(rec.EndNs, rec.DeadlineNs)), args})
+	}
+}
+
+// leastLateNs is the stop itself (overrunLeast in executor/runner.go).
+const leastLateNs = 100_000
+
+// ran takes in a chunk. What ran after the gate was shut is a span of its own;
+// that it took longer until a stop was seen, on a core that the main job had
+// taken back, is told and not drawn: nothing ran.
+func (d *Device) ran(c chunk) {
+	shutNs := max(c.beginNs, min(c.shutNs, c.endNs))
+	args := map[string]any{"cpu_ms": float64(c.cpuNs) / 1e6}
+	if c.endNs > shutNs {
+		args["stopped_after_ms"] = float64(c.endNs-shutNs) / 1e6
+	}
+	d.Fill = append(d.Fill, Span{c.what, c.beginNs, shutNs, args})
+	if lateNs := min(c.lateNs, c.endNs-shutNs); lateNs > leastLateNs {
+		name := "ran late"
+		if c.overrun {
+			name = "overrun"
 		}
-		if rec.Flags&flagOffered != 0 {
-			d.Gate = append(d.Gate, Span{"open", rec.BeginNs, max(rec.BeginNs, min(rec.EndNs, rec.DeadlineNs)), args})
-		}
+		d.Late = append(d.Late, Span{name, shutNs, shutNs + lateNs, map[string]any{"job": c.what}})
 	}
 }
 
 // readings pairs a fill job's being let run with its being verified stopped:
-// the last reading before the next opening.
+// the last reading before the next opening. The first of them is when the gate
+// was shut.
 func (r *reader) readings(records []record) {
 	var d *Device
 	var name string
-	var open, last *record
+	var open, shut, last *record
+	cores := false
 	end := func() {
 		if d != nil && open != nil && last != nil {
-			d.Fill = append(d.Fill, Span{name, open.AtNs, last.AtNs, map[string]any{"cpu_ms": float64(last.CPUNs-open.CPUNs) / 1e6}})
+			c := chunk{what: name, beginNs: open.AtNs, shutNs: shut.AtNs, endNs: last.AtNs, cpuNs: shut.CPUNs - open.CPUNs, lateNs: last.AtNs - shut.AtNs}
+			if cores {
+				c.lateNs = last.CPUNs - shut.CPUNs
+			}
+			d.ran(c)
 		}
-		open, last = nil, nil
+		open, shut, last = nil, nil, nil
 	}
 	for i := range records {
 		rec := &records[i]
@@ -197,10 +285,14 @@ func (r *reader) readings(records []record) {
 		case rec.Assignment != 0: // another supervisor goes on
 			end()
 			d, name = r.device(rec.Device), fmt.Sprintf("job %d, %s", rec.Job, rec.Mode)
+			cores = pipefill.DeviceID(rec.Device).Kind() == pipefill.KindCPU
 		case rec.Open:
 			end()
 			open = rec
 		case open != nil:
+			if shut == nil {
+				shut = rec
+			}
 			last = rec
 		}
 	}

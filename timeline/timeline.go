@@ -2,7 +2,9 @@
 // waited for, when its gate was open, and what ran in it, in the JSON of
 // Chrome's trace viewer and Perfetto (ui.perfetto.dev).
 //
-// It is pure but for reading raw traces (docs/traces.md).
+// A timeline comes from the recordings of pipefilld, or from raw traces
+// (docs/traces.md), which say the same in more words; reading those is all that
+// is not pure here.
 package timeline
 
 import (
@@ -27,10 +29,12 @@ type Device struct {
 	ID    string // "cpu:0"
 	Name  string // "stage 0, cpu:0"
 	Stage int
-	Main  []Span // forward, backward, and the other instructions
+	Marks []Span // iterations
+	Main  []Span // forward, backward, and the other instructions; compute, where nobody said which
 	Waits []Span // by kind
 	Gate  []Span // open, until the bubble's end or its deadline
-	Fill  []Span // let run, until verified stopped
+	Fill  []Span // let run, until the gate was shut
+	Late  []Span // what ran after that
 }
 
 // Timeline is a main job's devices on one clock.
@@ -52,7 +56,7 @@ type track struct {
 }
 
 func (d Device) tracks() []track {
-	return []track{{"main job", d.Main}, {"waits", d.Waits}, {"gate", d.Gate}, {"fill jobs", d.Fill}}
+	return []track{{"iterations", d.Marks}, {"main job", d.Main}, {"waits", d.Waits}, {"gate", d.Gate}, {"fill jobs", d.Fill}, {"overruns", d.Late}}
 }
 
 // Bounds is from when to when there is anything; false of an empty one.
@@ -75,7 +79,7 @@ func (t Timeline) Clip(beginNs, endNs int64) Timeline {
 	}
 	out := Timeline{}
 	for _, d := range t.Devices {
-		d.Main, d.Waits, d.Gate, d.Fill = keep(d.Main), keep(d.Waits), keep(d.Gate), keep(d.Fill)
+		d.Marks, d.Main, d.Waits, d.Gate, d.Fill, d.Late = keep(d.Marks), keep(d.Main), keep(d.Waits), keep(d.Gate), keep(d.Fill), keep(d.Late)
 		out.Devices = append(out.Devices, d)
 	}
 	return out

@@ -3,10 +3,13 @@ package timeline_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"pipefill"
 	"pipefill/timeline"
@@ -36,6 +39,26 @@ const (
 {"at_ns": 8200, "cpu_ns": 2600, "open": true}
 `
 )
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden holds got against testdata/<name>.golden.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v: run with -update and look at what it writes", err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-update writes it anew):\n%s", path, d)
+	}
+}
 
 func traces(t *testing.T, files map[string]string) string {
 	t.Helper()
@@ -72,32 +95,7 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"displayTimeUnit": "ms", "traceEvents": [
-{"name":"process_name","ph":"M","pid":1,"tid":0,"ts":0,"args":{"name":"stage 0, cpu:0"}},
-{"name":"process_sort_index","ph":"M","pid":1,"tid":0,"ts":0,"args":{"sort_index":0}},
-{"name":"thread_name","ph":"M","pid":1,"tid":1,"ts":0,"args":{"name":"main job"}},
-{"name":"forward","ph":"X","pid":1,"tid":1,"ts":0,"dur":4,"args":{"iteration":3,"micro_batch":0}},
-{"name":"step","ph":"X","pid":1,"tid":1,"ts":8,"dur":0.5,"args":{"iteration":3}},
-{"name":"thread_name","ph":"M","pid":1,"tid":2,"ts":0,"args":{"name":"waits"}},
-{"name":"fwd-bwd","ph":"X","pid":1,"tid":2,"ts":4,"dur":3,"args":{"iteration":3}},
-{"name":"thread_name","ph":"M","pid":1,"tid":3,"ts":0,"args":{"name":"gate"}},
-{"name":"open","ph":"X","pid":1,"tid":3,"ts":4.1,"dur":1.9,"args":{"iteration":3}},
-{"name":"thread_name","ph":"M","pid":1,"tid":4,"ts":0,"args":{"name":"fill jobs"}},
-{"name":"job 9, signal","ph":"X","pid":1,"tid":4,"ts":4.2,"dur":1.9,"args":{"cpu_ms":0.0016}},
-{"name":"process_name","ph":"M","pid":2,"tid":0,"ts":0,"args":{"name":"cpu:1"}},
-{"name":"process_sort_index","ph":"M","pid":2,"tid":0,"ts":0,"args":{"sort_index":1}},
-{"name":"thread_name","ph":"M","pid":2,"tid":1,"ts":0,"args":{"name":"main job"}},
-{"name":"thread_name","ph":"M","pid":2,"tid":2,"ts":0,"args":{"name":"waits"}},
-{"name":"fill-drain","ph":"X","pid":2,"tid":2,"ts":1,"dur":2,"args":{"control":true,"iteration":3}},
-{"name":"fill-drain","ph":"X","pid":2,"tid":2,"ts":5,"dur":2,"args":{"iteration":4}},
-{"name":"thread_name","ph":"M","pid":2,"tid":3,"ts":0,"args":{"name":"gate"}},
-{"name":"open","ph":"X","pid":2,"tid":3,"ts":5,"dur":2,"args":{"iteration":4}},
-{"name":"thread_name","ph":"M","pid":2,"tid":4,"ts":0,"args":{"name":"fill jobs"}}
-]}
-`
-	if got := write(t, tl); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
+	golden(t, "read", write(t, tl))
 	clipped := write(t, tl.Clip(4500, 8000))
 	if strings.Contains(clipped, `"forward"`) || !strings.Contains(clipped, `"fwd-bwd"`) || strings.Contains(clipped, `"step"`) {
 		t.Error(clipped)

@@ -14,6 +14,9 @@ _SIGNATURES = {
     "pf_close": (None, [ctypes.c_void_p]),
     "pf_device": (ctypes.c_char_p, [ctypes.c_void_p]),
     "pf_free_bytes": (None, [ctypes.c_void_p, ctypes.c_uint64]),
+    "pf_stage": (None, [ctypes.c_void_p, ctypes.c_uint32]),
+    "pf_recording": (ctypes.c_int, [ctypes.c_void_p]),
+    "pf_work": (None, [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64]),
     "pf_fill_open": (ctypes.c_void_p, []),
     "pf_fill_wait": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]),
     "pf_fill_left": (ctypes.c_int64, [ctypes.c_void_p]),
@@ -31,8 +34,8 @@ _SIGNATURES = {
 
 # Calls that only store: ctypes.PyDLL keeps the interpreter lock over them, which is what makes them cheap. The
 # others may wait, and must let other threads run meanwhile.
-_STORES = ("pf_bubble_begin", "pf_bubble_end", "pf_iteration", "pf_free_bytes", "pf_fill_left", "pf_fill_yield",
-           "pf_fill_stopping")
+_STORES = ("pf_bubble_begin", "pf_bubble_end", "pf_iteration", "pf_free_bytes", "pf_stage", "pf_recording", "pf_work",
+           "pf_fill_left", "pf_fill_yield", "pf_fill_stopping")
 
 
 class Library:

@@ -29,6 +29,14 @@ class Kind(enum.IntEnum):
         return ("fill-drain", "fwd-bwd", "steady", "comm", "other")[self]
 
 
+class Work(enum.IntEnum):
+    """What a stage computes; the numbers of enum pf_work."""
+
+    FORWARD = 0
+    BACKWARD = 1
+    STEP = 2
+
+
 def _nothing(*_):
     """What an absent library does."""
 
@@ -40,6 +48,8 @@ class Main:
     holds: False, as nothing keeps a device from what is waited for here (stream.Main does).
     begin(kind, index), end() and iteration() are stores, 0.3-0.4 µs each with nobody waiting; index is 0..255, rising
     within an iteration and the same in each. One thread at a time.
+    stage(number): which stage of the pipeline this is. recording(): whether the node records a timeline; only then
+    work(Work, micro_batch, begin_ns) notes what was computed from then (CLOCK_MONOTONIC) until now.
     """
 
     holds = False
@@ -50,7 +60,7 @@ class Main:
         self.why = "libpipefill.so is not installed"
         self._library = library
         self._handle = None
-        self.begin = self.end = self.iteration = self.free_bytes = _nothing
+        self._still()
         if library is None:
             return
         opened = library.pf_open(device.encode() if device is not None else None)
@@ -65,6 +75,12 @@ class Main:
         self.end = functools.partial(library.pf_bubble_end, self._handle)
         self.iteration = functools.partial(library.pf_iteration, self._handle)
         self.free_bytes = functools.partial(library.pf_free_bytes, self._handle)
+        self.stage = functools.partial(library.pf_stage, self._handle)
+        self.recording = functools.partial(library.pf_recording, self._handle)
+        self.work = functools.partial(library.pf_work, self._handle)
+
+    def _still(self):
+        self.begin = self.end = self.iteration = self.free_bytes = self.stage = self.recording = self.work = _nothing
 
     def announcer(self, kind, index):
         """Returns begin with its arguments made ready, for an engine that knows its bubbles beforehand.
@@ -83,7 +99,7 @@ class Main:
     def close(self):
         """Ends the announcements; more calls do nothing."""
         if self._handle is not None:
-            self.begin = self.end = self.iteration = self.free_bytes = _nothing
+            self._still()
             opened, self._handle.value = self._handle.value, None  # what announcers still hold is NULL now
             self._handle = None
             self._library.pf_close(opened)

@@ -12,9 +12,12 @@ from . import links as transport
 from . import model as models
 from . import schedule as schedules
 from . import trace as traces
+from .bubble import Work
 from .schedule import Op
 
 _TAG_GOING_ON = 3 << 16
+_WORK = {Op.FORWARD: Work.FORWARD, Op.BACKWARD: Work.BACKWARD, Op.STEP: Work.STEP}
+_NO_MICRO_BATCH = 0xffffffff  # PF_NO_MICRO_BATCH
 
 
 class PipelineEngine:
@@ -36,6 +39,8 @@ class PipelineEngine:
         self.transfer_ns = 0
         self._begin_ns = traces.now_ns()
         self._bubble = None
+        announce.stage(self.stage)
+        self._recording = announce.recording()
         self._announcers = {i.index: announce.announcer(i.kind, i.index)
                             for i in self.instructions if i.op is Op.BUBBLE}
         self._run = {
@@ -95,6 +100,9 @@ class PipelineEngine:
         if self.trace.keeps and instruction.op is not Op.BUBBLE:
             self.trace.instruction(self.iterations, instruction.op.value, instruction.micro_batch, begin_ns,
                                    traces.now_ns())
+        if self._recording and instruction.op in _WORK:
+            micro_batch = instruction.micro_batch if instruction.micro_batch >= 0 else _NO_MICRO_BATCH
+            self.announce.work(_WORK[instruction.op], micro_batch, begin_ns)
 
     def _post_receives(self, going_on):
         self._requests = {}
@@ -181,6 +189,7 @@ class PipelineEngine:
     def _mark(self):
         end_ns = traces.now_ns()
         self.announce.iteration()
+        self._recording = self.announce.recording()
         self.trace.iteration(self.iterations, self._begin_ns, end_ns)
         self._begin_ns = end_ns
         self.iterations += 1

@@ -120,6 +120,16 @@ class Main:
         if self._handle is not None:
             self._library.pf_stream_iteration(self._handle, self._stream())
 
+    def stage(self, _number):
+        """As bubble.Main.stage: not told."""
+
+    def recording(self):
+        """False: when the program gets to its work is not when the device does."""
+        return False
+
+    def work(self, *_):
+        """As bubble.Main.work: nothing is noted."""
+
     def ready(self):
         """What is held now is known to be there."""
         if self._handle is not None:

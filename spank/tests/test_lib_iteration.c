@@ -62,6 +62,38 @@ static void test_presence(void)
 	tap_ok(pf_learn_see(&seen, 5) == 0, "or when the count begins anew");
 }
 
+/* Work reaches the ring while the node records, and only then. */
+static void test_work(void)
+{
+	struct fake_daemon d;
+	struct pf_main *main = start(&d);
+	uint64_t begin_ns = fake_now(), head;
+	const struct pf_event *event;
+
+	pf_stage(main, 0);
+	tap_ok(d.main->stage == 1, "the stage is told, from 1");
+	pf_stage(main, UINT32_MAX);
+	tap_ok(d.main->stage == 1, "one that is none is not");
+	head = d.main->ring_head;
+	pf_work(main, PF_BACKWARD, 3, begin_ns);
+	tap_ok(!pf_recording(main) && d.main->ring_head == head,
+	       "not recorded: nothing is noted");
+	d.control->recording = 1;
+	pf_work(main, PF_BACKWARD, 3, begin_ns);
+	event = &d.main->ring[head % PF_RING_EVENTS];
+	tap_ok(pf_recording(main) && d.main->ring_head == head + 1 &&
+		       event->flags == PF_EVENT_WORK &&
+		       event->kind == PF_BACKWARD && event->index == 3 &&
+		       event->begin_ns == begin_ns && event->end_ns >= begin_ns,
+	       "recorded: what, of which micro-batch, from when to now");
+	pf_work(main, PF_STEP, PF_NO_MICRO_BATCH, fake_now() + 1000000000);
+	tap_ok(d.main->ring_head == head + 1, "work cannot begin later");
+	tap_ok(!pf_recording(NULL), "without a handle nothing is recorded");
+	pf_work(NULL, PF_STEP, 0, begin_ns);
+	pf_stage(NULL, 1);
+	stop(&d, main);
+}
+
 /* A bubble seen often, but not lately, is not learned any more. */
 static void test_absence(void)
 {
@@ -199,6 +231,7 @@ static void test_takeover(void)
 int main(void)
 {
 	test_presence();
+	test_work();
 	test_absence();
 	test_wrap();
 	test_next();

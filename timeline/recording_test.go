@@ -1,0 +1,57 @@
+package timeline_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"testing"
+
+	"pipefill"
+	"pipefill/api"
+	"pipefill/timeline"
+)
+
+// parts are what two nodes recorded, each by its own clock.
+func parts(t *testing.T) []api.Recording {
+	t.Helper()
+	text, err := os.ReadFile("testdata/recording.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var all []api.Recording
+	if err := decoder.Decode(&all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestFromRecordings(t *testing.T) {
+	tl, traces, err := timeline.FromRecordings(parts(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "recording", write(t, tl))
+	if len(traces.Ranks) != 2 || len(traces.Fills) != 1 || len(traces.Fills[0].Readings) != 6 {
+		t.Fatalf("%+v", traces)
+	}
+	// CPU time never falls, and is that of both chunks with what ran late.
+	last := int64(0)
+	for _, r := range traces.Fills[0].Readings {
+		if r.CPUNs < last {
+			t.Errorf("%+v", traces.Fills[0].Readings)
+		}
+		last = r.CPUNs
+	}
+	if last != 1_500_000+600_000+800_000 {
+		t.Errorf("%d ns of CPU time", last)
+	}
+}
+
+func TestFromRecordings_Nothing(t *testing.T) {
+	_, _, err := timeline.FromRecordings([]api.Recording{{Node: "n0", Devices: []api.RecordedDevice{{Device: "cpu:0"}}}})
+	if pipefill.ErrorCode(err) != pipefill.CodeNotFound {
+		t.Error(err)
+	}
+}
