@@ -24,7 +24,7 @@ const traceTimeout = 5 * time.Minute
 
 func (p *program) traceCommand() *cli.Command {
 	return command(&cli.Command{
-		Name: "trace", Usage: "write the timeline of a main job for Perfetto (ui.perfetto.dev): of JOB what its nodes have recorded, of folders their raw traces",
+		Name: "trace", Usage: "write the timeline of a main job, as it was recorded or from raw traces, for Perfetto (ui.perfetto.dev)",
 		ArgsUsage: "JOB|FOLDER...",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FILE` to write (default: standard output)"},

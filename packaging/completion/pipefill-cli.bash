@@ -35,7 +35,7 @@ _pipefill_cli() {
 	slots) words="" flags="--help --json --noheader --parsable2" ;;
 	submit) words="" flags="--help" ;;
 	top) words="" flags="--batch --delay --help --iterations" ;;
-	trace) words="" flags="--help --html --last --output" ;;
+	trace) words="" flags="--help --html --last --nodelist --output" ;;
 	try) words="" flags="--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --set --user" ;;
 	esac
 	case "$cur" in

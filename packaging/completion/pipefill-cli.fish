@@ -115,10 +115,11 @@ complete -c pipefill-cli -n '__fish_seen_subcommand_from top' -l batch
 complete -c pipefill-cli -n '__fish_seen_subcommand_from top' -l delay
 complete -c pipefill-cli -n '__fish_seen_subcommand_from top' -l help
 complete -c pipefill-cli -n '__fish_seen_subcommand_from top' -l iterations
-complete -c pipefill-cli -n __fish_use_subcommand -a trace -d 'write the timeline of a run for Perfetto (ui.perfetto.dev) from its raw traces'
+complete -c pipefill-cli -n __fish_use_subcommand -a trace -d 'write the timeline of a main job, as it was recorded or from raw traces, for Perfetto (ui.perfetto.dev)'
 complete -c pipefill-cli -n '__fish_seen_subcommand_from trace' -l help
 complete -c pipefill-cli -n '__fish_seen_subcommand_from trace' -l html
 complete -c pipefill-cli -n '__fish_seen_subcommand_from trace' -l last
+complete -c pipefill-cli -n '__fish_seen_subcommand_from trace' -l nodelist
 complete -c pipefill-cli -n '__fish_seen_subcommand_from trace' -l output
 complete -c pipefill-cli -n __fish_use_subcommand -a try -d 'run a main job and fill jobs on this machine, without Slurm, and report; root only'
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l alone

@@ -23,7 +23,7 @@ commands=(
 	'slots:list the devices of running main jobs'
 	'submit:submit a batch script as a fill job  sbatch --hold into the fill partition'
 	'top:watch devices, what fills them, and the queue; a plain list where the output is no terminal'
-	'trace:write the timeline of a run for Perfetto (ui.perfetto.dev) from its raw traces'
+	'trace:write the timeline of a main job, as it was recorded or from raw traces, for Perfetto (ui.perfetto.dev)'
 	'try:run a main job and fill jobs on this machine, without Slurm, and report; root only'
 )
 if ((CURRENT == 2)); then
@@ -52,7 +52,7 @@ simulate) choices=() flags=(--beyond --from-cluster --help --html --json --paper
 slots) choices=() flags=(--help --json --noheader --parsable2) ;;
 submit) choices=() flags=(--help) ;;
 top) choices=() flags=(--batch --delay --help --iterations) ;;
-trace) choices=() flags=(--help --html --last --output) ;;
+trace) choices=() flags=(--help --html --last --nodelist --output) ;;
 try) choices=() flags=(--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --set --user) ;;
 esac
 if [[ $PREFIX == -* ]]; then
