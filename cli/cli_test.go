@@ -178,7 +178,7 @@ func TestUsageMistakes(t *testing.T) {
 		{[]string{"simulate", "/nonexistent.yaml"}, "no such file"},
 		{[]string{"simulate", "--paper", "a.yaml"}, "--paper, --beyond and a FILE go alone"},
 		{[]string{"simulate", "--paper", "--beyond"}, "go alone"},
-		{[]string{"trace"}, "write the folders"},
+		{[]string{"trace"}, "or the folders"},
 		{[]string{"trace", "--last", "-1s", "x"}, "write 0 or more"},
 		{[]string{"trace", "-o", "/nonexistent/x", "../timeline/testdata/run"}, "write /nonexistent/x"},
 		{[]string{"try", "--fill", "true"}, "write the main job's command"},
