@@ -31,7 +31,7 @@ import deepspeed  # noqa: E402
 # Would be compiled on first use, for all-reduces in shared memory.
 sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
 
-WIDTH, ROWS, LAYERS = 512, 16, 32
+WIDTH, ROWS, LAYERS = 512, 8, 20
 
 
 class Layer(nn.Module):

@@ -50,7 +50,7 @@ with warnings.catch_warnings():
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
     from megatron.core.timers import Timers
 
-WIDTH, ROWS, LAYERS = 512, 16, 16
+WIDTH, ROWS, LAYERS = 512, 8, 10
 
 
 class Stage(nn.Module):

@@ -49,7 +49,7 @@ if args.newer:
 # 2.9 makes its NCCL communicators by sending 8 bytes where 4 are received, at which gloo ends the process.
 PipelineStage._get_init_p2p_neighbors_ops = lambda self: []
 
-WIDTH, ROWS, LAYERS = 512, 16, 16
+WIDTH, ROWS, LAYERS = 512, 8, 10
 SEVERAL = 2  # stages a rank, for schedules that have several
 
 
