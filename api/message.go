@@ -4,7 +4,11 @@
 // It holds no state and knows neither Slurm nor SQLite.
 package api
 
-import "pipefill"
+import (
+	"encoding/json"
+
+	"pipefill"
+)
 
 // Version is the wire's version, in every answer's Pipefill-Api header.
 const Version = "1"
@@ -26,6 +30,7 @@ type NodeSync struct {
 	Usage       []pipefill.Usage `json:"usage"`       // not yet acknowledged, by seq
 	WantsJob    *pipefill.JobKey `json:"wants_job"`   // a fill job reached the node without assignment
 	WantsUID    uint32           `json:"wants_uid"`   // its user
+	TakesPlans  bool             `json:"takes_plans"` // NodeOrders.Plans are handed to its fill jobs
 	Faults      []string         `json:"faults"`      // what a person should know, for doctor
 	Recordings  []RecordingOf    `json:"recordings,omitempty"`
 }
@@ -80,6 +85,26 @@ type NodeAssignment struct {
 	Reason   string                   `json:"reason,omitempty"`
 	ExitCode int                      `json:"exit_code"`
 	EndedMs  int64                    `json:"ended_ms,omitempty"`
+	Plan     uint64                   `json:"plan,omitempty"` // the one that the node has of it: Plan.ID
+	At       PlanPosition             `json:"at,omitzero"`
+}
+
+// PlanPosition is where a fill job says that it is: the next op of a pass of a
+// configuration, by the plan that it follows. A user's program wrote it.
+type PlanPosition struct {
+	Plan   uint64 `json:"plan"` // 0: it follows none
+	Config int    `json:"config"`
+	Op     int    `json:"op"`
+}
+
+// MaxPlan bounds the text of a Plan.
+const MaxPlan = 1 << 20
+
+// Plan is the execution plan of a live assignment, for its fill job.
+type Plan struct {
+	Assignment int64           `json:"assignment"`
+	ID         uint64          `json:"id"`   // names Text by its content
+	Text       json.RawMessage `json:"text"` // docs/plans.md, "handed to the job"; the node does not look into it
 }
 
 // NodeOrders is the controller's answer to a sync.
@@ -93,6 +118,7 @@ type NodeOrders struct {
 	Refused     *pipefill.JobKey      `json:"refused"` // answer to WantsJob: no assignment
 	NowMs       int64                 `json:"now_ms"`
 	Recordings  []RecordingAsk        `json:"recordings,omitempty"` // to be sent (POST /v1/node/recording)
+	Plans       []Plan                `json:"plans,omitempty"`      // of assignments whose plan the node has not
 }
 
 // Failure is the body of every answer that is not 2xx.

@@ -71,7 +71,9 @@ type Controller struct {
 	dirty   set[int64]  // jobs to decide about
 	moved   set[string] // nodes of which the scheduler is to hear
 
-	profiles profiles // has a mutex of its own
+	profiles profiles      // has a mutex of its own
+	planKick chan struct{} // one waiting: plans are to be looked at
+	planning sync.Mutex    // held while plans are made
 
 	mu       sync.Mutex
 	started  int64 // ms; a node is not lost before it had the time to call
@@ -81,8 +83,9 @@ type Controller struct {
 	policies schedule.Set
 	policy   *schedule.Policy
 	drained  drains
-	names    map[uint32]string // of main jobs' owners, as they were first asked for
-	left     []store.NodeMains // main devices that are gone, with their last totals
+	names    map[uint32]string   // of main jobs' owners, as they were first asked for
+	left     []store.NodeMains   // main devices that are gone, with their last totals
+	plans    map[int64]*handover // by assignment
 
 	recordings recordings
 
@@ -110,7 +113,7 @@ type avoided struct {
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
-		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), started: now().UnixMilli(),
+		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), planKick: make(chan struct{}, 1), plans: map[int64]*handover{}, started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
 		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{}, recordings: newRecordings(),
 	}
@@ -140,6 +143,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.pollLoop(ctx) })
 	wg.Go(func() { c.readLoop(ctx) })
 	wg.Go(func() { c.annotateLoop(ctx) })
+	wg.Go(func() { c.planLoop(ctx) })
 	defer c.dispatcher.wg.Wait()
 	defer wg.Wait()
 	ticker := time.NewTicker(c.cfg.Poll())
@@ -212,6 +216,7 @@ func (c *Controller) Look(ctx context.Context) {
 	}
 	c.readJobs(ctx)
 	c.broken(ctx, c.round(ctx, true))
+	c.planAll(ctx)
 }
 
 // round decides and acts on what is known. A sweep looks at every live
@@ -253,7 +258,11 @@ func (c *Controller) round(ctx context.Context, sweep bool) error {
 		c.dirty.add(g.id) // until nothing is left to do about it
 	}
 	c.mirror.mu.Unlock()
-	return c.place(ctx)
+	err := c.place(ctx)
+	if sweep || len(groups) > 0 {
+		c.lookAtPlans()
+	}
+	return err
 }
 
 // decide looks at the jobs of which something has changed, and in a sweep at all

@@ -109,7 +109,7 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	for {
 		orders, news := c.orders(state)
 		orders.UsageAck, orders.Forget = ack, forget
-		if orders.Serial != state.OrdersSeen || len(ack) > 0 || len(forget) > 0 || orders.Refused != nil {
+		if orders.Serial != state.OrdersSeen || len(ack) > 0 || len(forget) > 0 || orders.Refused != nil || len(orders.Plans) > 0 {
 			return orders, nil
 		}
 		select {
@@ -253,5 +253,6 @@ func (c *Controller) orders(state api.NodeSync) (api.NodeOrders, <-chan struct{}
 	if want := state.WantsJob; want != nil && !slices.ContainsFunc(n.orders, func(a pipefill.Assignment) bool { return a.Job.JobID == want.JobID }) {
 		orders.Refused = want
 	}
+	orders.Plans = c.plansFor(state)
 	return orders, n.news
 }

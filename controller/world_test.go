@@ -95,6 +95,7 @@ type worldNode struct {
 	charged map[int64]int64 // assignment -> ns, all that the ledger ever held
 	wants   *worldJob
 	mains   map[int64]int64 // assignment -> main job
+	plans   []api.Plan      // in the order in which they came
 }
 
 var (
@@ -442,7 +443,7 @@ func (w *world) attach(n *worldNode, j *worldJob) {
 
 // sync is a node's message, if the network lets it through.
 func (w *world) sync(n *worldNode) {
-	state := api.NodeSync{Node: n.name, OrdersSeen: n.seen, Usage: slices.Clone(n.usage)}
+	state := api.NodeSync{Node: n.name, OrdersSeen: n.seen, Usage: slices.Clone(n.usage), TakesPlans: true}
 	if n.hasMain {
 		state.Mains = []api.MainDevice{n.main}
 	}
@@ -485,6 +486,13 @@ func (n *worldNode) obey(o api.NodeOrders) {
 		}
 	}
 	n.seen = o.Serial
+	for _, p := range o.Plans {
+		if r, known := n.records[p.Assignment]; known && r.Plan != p.ID { // a message may come twice
+			r.Plan = p.ID
+			n.records[p.Assignment] = r
+			n.plans = append(n.plans, p)
+		}
+	}
 	clear(n.orders)
 	listed := map[int64]bool{}
 	for _, a := range o.Assignments {

@@ -28,6 +28,8 @@ type fillJob struct {
 	absent    int
 	chunkTail uint64 // of the supervisor's chunks, up to where they are recorded
 
+	plan heldPlan // none: its file is nil
+
 	limited   bool // the driver was told its memory
 	strangers int  // looks in a row that found a process of it on the GPU past the launch library
 }
@@ -236,6 +238,7 @@ func (n *node) bind(d *mainDevice, f *fillJob) {
 	d.fill = f
 	c := d.control.at
 	c.FillStop.Store(0)
+	c.Plan.Store(f.plan.id)
 	c.Assignment.Store(uint64(f.rec.Assignment.ID))
 	// On cores that both share a wake costs the main job 2 us; on a GPU it
 	// would be 15, and the fill side arms itself.
@@ -252,6 +255,7 @@ func (n *node) unbind(d *mainDevice) {
 	d.control.at.Wake.Store(0)
 	d.control.at.Assignment.Store(0)
 	d.control.at.FillStop.Store(0)
+	d.control.at.Plan.Store(0)
 }
 
 // startSupervisor starts the process that stops and continues a fill job. It
@@ -306,6 +310,7 @@ func (n *node) dismantle(f *fillJob) {
 	}
 	f.page.close()
 	f.super.close()
+	f.plan.close()
 }
 
 // addTask moves a task into its fill job's groups, and lets the gate open once
@@ -452,6 +457,7 @@ func (n *node) conclude(f *fillJob) {
 	f.page.close()
 	f.super.close()
 	f.page, f.super = nil, nil
+	f.plan.close()
 	n.unmark(rec.Assignment.Job.JobID)
 	n.changed()
 	n.log.Info("fill job ended", "fill_job_id", rec.Assignment.Job.JobID, "assignment", rec.Assignment.ID,

@@ -283,6 +283,8 @@ func (n *node) gate(ctx context.Context, r request) (reply, []*os.File) {
 		answer, files, err = n.openMain(p, r.keys["device"])
 	case "open-fill":
 		answer, files, err = n.openFill(p)
+	case "plan":
+		answer, files, err = n.openPlan(p)
 	default:
 		err = pipefill.Errorf(pipefill.CodeInvalid, "unknown verb %q: libpipefill is of another release", r.verb)
 	}
@@ -327,12 +329,21 @@ func (r *mainPageRecord) opened(p process) {
 	r.Openers = kept
 }
 
-func (n *node) openFill(p peer) (reply, []*os.File, error) {
+// fillOf is the fill job that a process is of, if it may have its pages.
+func (n *node) fillOf(p peer) *fillJob {
 	f := n.fills[p.fill]
 	if p.fill == 0 {
 		f = n.live(p.job)
 	}
 	if f == nil || f.ended() || f.rec.Assignment.UID != p.uid || f.device == nil {
+		return nil
+	}
+	return f
+}
+
+func (n *node) openFill(p peer) (reply, []*os.File, error) {
+	f := n.fillOf(p)
+	if f == nil {
 		return replyNone, nil, nil
 	}
 	files, err := handOut(f.device.main.readOnly, f.device.control.readOnly, f.page.shared)

@@ -97,7 +97,8 @@ type controlPage struct {
 	FillStop   atomic.Uint32 `c:"fill_stop"`
 	Recording  atomic.Uint32 `c:"recording"`
 	FloorNs    atomic.Uint64 `c:"floor_ns"`
-	_          [4000]byte
+	Plan       atomic.Uint64 `c:"plan"`
+	_          [3992]byte
 }
 
 // fillPage is written by the fill job alone (struct pf_fill_page).
@@ -112,7 +113,9 @@ type fillPage struct {
 	RunNs    atomic.Uint64 `c:"run_ns"`
 	FirstNs  atomic.Uint64 `c:"first_ns"`
 	Opening  atomic.Uint64 `c:"opening"`
-	_        [56]byte
+	Plan     atomic.Uint64 `c:"plan"`
+	PlanAt   atomic.Uint64 `c:"plan_at"`
+	_        [40]byte
 
 	Process [fillProcesses]fillProcess `c:"process"`
 	_       [2944]byte

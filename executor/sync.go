@@ -147,7 +147,7 @@ func (n *node) snapshot() api.NodeSync {
 	n.syncs++
 	s := api.NodeSync{
 		Node: n.cfg.Node, Version: pipefill.Version(), Run: n.run, Seq: n.syncs, WaitMs: syncWait.Milliseconds(), OrdersSeen: n.record.OrdersSeen,
-		Devices: []api.NodeDevice{}, Mains: []api.MainDevice{}, Assignments: []api.NodeAssignment{},
+		TakesPlans: true, Devices: []api.NodeDevice{}, Mains: []api.MainDevice{}, Assignments: []api.NodeAssignment{},
 		Usage: n.ledger.unsent(syncUsageMost), Faults: []string{},
 	}
 	for _, d := range n.devices {
@@ -165,7 +165,7 @@ func (n *node) snapshot() api.NodeSync {
 		a := f.rec.Assignment
 		s.Assignments = append(s.Assignments, api.NodeAssignment{
 			ID: a.ID, Job: a.Job, Device: a.Device, State: a.State, Outcome: a.Outcome, Reason: a.Reason,
-			ExitCode: f.rec.ExitCode, EndedMs: f.rec.EndedMs,
+			ExitCode: f.rec.ExitCode, EndedMs: f.rec.EndedMs, Plan: f.plan.id, At: f.planPosition(),
 		})
 	}
 	for _, w := range n.wants {
@@ -248,6 +248,9 @@ func (n *node) obey(o api.NodeOrders) {
 		}
 	}
 	n.take(o.Assignments)
+	for _, p := range o.Plans {
+		n.takePlan(p)
+	}
 	seen := n.record.OrdersSeen
 	n.record.OrdersSeen = o.Serial
 	if !slices.Equal(n.record.Partitions, o.Partitions) {

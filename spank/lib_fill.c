@@ -5,6 +5,7 @@
  * job that lies about its bubbles slows down itself.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@
 
 /* The daemon may be starting when the job does. */
 #define OPEN_DEADLINE_MS 2000
+/* A plan is asked for within a bubble. */
+#define PLAN_DEADLINE_MS 200
 /* A daemon that did not store its beat for this long is dead: nobody would
  * stop us, so we do not run. */
 #define BEAT_STALE_NS 200000000ull
@@ -307,6 +310,71 @@ int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
 		waited = 1;
 		await_change(fill, word, now, end_ns);
 	}
+}
+
+int pf_fill_bubble(struct pf_fill *fill, uint32_t *index, uint64_t *iteration)
+{
+	uint32_t word, opening;
+	int64_t left_ns;
+
+	if (!fill)
+		return -1;
+	word = ACQUIRE(fill->main->word);
+	*index = LOAD(fill->main->index);
+	*iteration = LOAD(fill->main->iteration);
+	left_ns = left(fill, now_ns(), &opening);
+	/* All of it is of one opening, or it is shut by now. */
+	return left_ns >= 0 && opening == word ? 0 : -1;
+}
+
+uint64_t pf_fill_plan_id(struct pf_fill *fill)
+{
+	return fill ? LOAD(fill->control->plan) : 0;
+}
+
+/* A plan that somebody could still change is none. */
+static int is_fixed(int fd)
+{
+	const int needed = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	return seals >= 0 && (seals & needed) == needed;
+}
+
+int pf_fill_plan(struct pf_fill *fill, uint64_t *id)
+{
+	const char *dir = getenv("PIPEFILL_DIR");
+	struct pf_error *error = pf_lib_error();
+	struct pf_reply reply;
+	char name[24], *end;
+	int fd = -1;
+
+	if (!fill || !dir)
+		return pf_error_set(error, "this is no fill job of pipefill");
+	if (pf_gate_socket_open(dir, "plan", NULL, PLAN_DEADLINE_MS, &reply,
+				error))
+		return -1;
+	pf_message_value(&reply, "plan", name, sizeof(name));
+	errno = 0;
+	*id = strtoull(name, &end, 10);
+	if (reply.fd_count != 1 || !name[0] || *end || errno || !*id) {
+		pf_error_set(error, "pipefilld's reply is not understood");
+	} else if (!is_fixed(reply.fd[0])) {
+		pf_error_set(error, "a plan from pipefilld is not sealed");
+	} else {
+		fd = reply.fd[0];
+		reply.fd[0] = -1;
+	}
+	pf_message_close(&reply);
+	return fd;
+}
+
+void pf_fill_at(struct pf_fill *fill, uint64_t id, uint32_t config, uint32_t op)
+{
+	if (!fill)
+		return;
+	STORE(fill->page->plan_at, (uint64_t) config << 32 | op);
+	STORE(fill->page->plan, id);
 }
 
 struct pf_fill_page *pf_lib_fill_page(struct pf_fill *fill)

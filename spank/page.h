@@ -124,7 +124,9 @@ struct pf_control_page {
 	_Atomic uint32_t recording; /* 84: 1: work is announced too */
 	_Atomic uint64_t floor_ns;  /* 88: what is offered of a bubble, however
 				      short, learned or not; 0: none */
-	uint8_t pad2[4000];
+	_Atomic uint64_t plan;     /* 96: names the fill job's execution plan,
+				      which gate.sock hands out; 0: none */
+	uint8_t pad2[3992];
 };
 
 #define PF_FILL_PROCESSES 64u
@@ -151,7 +153,10 @@ struct pf_fill_page {
 	_Atomic uint64_t first_ns; /* 56: first instruction after the opening
 				      with number opening */
 	_Atomic uint64_t opening;  /* 64: word of that opening */
-	uint8_t pad1[56];
+	_Atomic uint64_t plan;     /* 72: the plan that it follows; 0: none */
+	_Atomic uint64_t plan_at;  /* 80: where it is in it: config << 32 | op,
+				      the next one of a pass */
+	uint8_t pad1[40];
 	struct pf_fill_process process[PF_FILL_PROCESSES]; /* 128 */
 	uint8_t pad2[2944];
 };

@@ -95,6 +95,24 @@ void pf_fill_yield(struct pf_fill *fill);
 
 /* 1 when the fill job was told to end (see docs/protocol.md, eviction). */
 int pf_fill_stopping(struct pf_fill *fill);
+
+/* Which bubble is open: its index and its iteration's number. 0; -1 when the
+ * gate is shut, and outside a fill job. */
+int pf_fill_bubble(struct pf_fill *fill, uint32_t *index, uint64_t *iteration);
+
+/* Names the execution plan that was made for this fill job; another one has
+ * another name. 0: none, or none yet. One load. */
+uint64_t pf_fill_plan_id(struct pf_fill *fill);
+
+/* The plan (docs/plans.md, "handed to the job"): a descriptor to read it from,
+ * which the caller closes, and its name in *id. -1: none, and why in
+ * pf_strerror(). Asks the daemon, and waits 200 ms at most. */
+int pf_fill_plan(struct pf_fill *fill, uint64_t *id);
+
+/* Tells where this job is in the plan id: next is op of a pass of config. Plans
+ * that follow begin there. Stores only. */
+void pf_fill_at(struct pf_fill *fill, uint64_t id, uint32_t config,
+		uint32_t op);
 void pf_fill_close(struct pf_fill *fill);
 
 /* Why the last pf_open or pf_fill_open of this thread returned NULL. */

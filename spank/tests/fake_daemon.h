@@ -40,6 +40,8 @@ struct fake_daemon {
 	int listener;
 	pthread_t thread;
 	int fd[3]; /* main, control, fill */
+	const char *plan; /* the answer to plan, with plan_fd if that is >= 0 */
+	int plan_fd;
 	struct pf_main_page *main;
 	struct pf_control_page *control;
 	struct pf_fill_page *fill;
@@ -143,6 +145,11 @@ static inline void fake_answer(struct fake_daemon *d, int client)
 		return;
 	default:
 		break;
+	}
+	if (d->plan && !strncmp(request, "pipefill 1 plan\n", 16)) {
+		fake_send(client, d->plan, strlen(d->plan), &d->plan_fd,
+			  d->plan_fd >= 0);
+		return;
 	}
 	if (!strncmp(request, "pipefill 1 open-fill\n", 21)) {
 		count = 3;

@@ -1,0 +1,99 @@
+package executor
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"pipefill/api"
+)
+
+// heldPlan is the execution plan of a fill job as it is handed out: a memfd that
+// nobody can change. The daemon does not look into it: the job's own profile is
+// in it.
+type heldPlan struct {
+	id   uint64
+	file *os.File
+}
+
+// planSeals keep a plan as it is, in whoever's hands.
+const planSeals = pageSeals | unix.F_SEAL_WRITE
+
+func (p *heldPlan) close() {
+	if p.file != nil {
+		_ = p.file.Close()
+	}
+	*p = heldPlan{}
+}
+
+// takePlan holds a plan for its fill job. One that cannot be kept is noted as
+// there all the same, lest it be sent for ever.
+func (n *node) takePlan(p api.Plan) {
+	f := n.fills[p.Assignment]
+	if f == nil || f.ended() || p.ID == 0 || f.plan.id == p.ID {
+		return
+	}
+	file, err := planFile(p.Text)
+	if err != nil {
+		n.log.Warn("plan not taken: the fill job goes on with the one before", "assignment", p.Assignment, "err", err)
+		f.plan.id = p.ID
+		return
+	}
+	f.plan.close()
+	f.plan = heldPlan{p.ID, file}
+	if f.device != nil {
+		f.device.control.at.Plan.Store(p.ID)
+	}
+	n.changed()
+	n.log.Info("plan taken", "fill_job_id", f.rec.Assignment.Job.JobID, "assignment", p.Assignment, "bytes", len(p.Text))
+}
+
+// planFile puts text into a sealed memfd.
+func planFile(text []byte) (*os.File, error) {
+	if len(text) == 0 || len(text) > api.MaxPlan {
+		return nil, fmt.Errorf("keep plan: %d bytes, 1 to %d are taken: %w", len(text), api.MaxPlan, os.ErrInvalid)
+	}
+	fd, err := unix.MemfdCreate("pipefill-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("keep plan: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "plan")
+	err = file.Chmod(0o600)
+	if err == nil {
+		_, err = file.Write(text)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, planSeals)
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("keep plan: %w", err)
+	}
+	return file, nil
+}
+
+// openPlan hands a fill job its plan, to be read from its begin.
+func (n *node) openPlan(p peer) (reply, []*os.File, error) {
+	f := n.fillOf(p)
+	if f == nil || f.plan.file == nil {
+		return replyNone, nil, nil
+	}
+	// Its own description: the place in the file is not shared.
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.plan.file.Fd()), os.O_RDONLY, 0)
+	if err != nil {
+		return reply{}, nil, fmt.Errorf("open plan: %w", err)
+	}
+	return ok("plan", strconv.FormatUint(f.plan.id, 10)), []*os.File{file}, nil
+}
+
+// planPosition is what the fill job's page says of where it is: the job's own
+// word, bounded to what a message may hold.
+func (f *fillJob) planPosition() api.PlanPosition {
+	if f.page == nil || f.page.at.Plan.Load() == 0 || f.page.at.Plan.Load() != f.plan.id {
+		return api.PlanPosition{}
+	}
+	at := f.page.at.PlanAt.Load()
+	return api.PlanPosition{Plan: f.plan.id, Config: int(at >> 32 & (1<<31 - 1)), Op: int(at & (1<<31 - 1))}
+}
