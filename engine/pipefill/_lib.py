@@ -32,10 +32,18 @@ _SIGNATURES = {
     "pf_iteration": (None, None),
 }
 
+# What a library of an earlier release has not: then it is None.
+_LATER = {
+    "pf_fill_bubble": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint64)]),
+    "pf_fill_plan_id": (ctypes.c_uint64, [ctypes.c_void_p]),
+    "pf_fill_plan": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)]),
+    "pf_fill_at": (None, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]),
+}
+
 # Calls that only store: ctypes.PyDLL keeps the interpreter lock over them, which is what makes them cheap. The
 # others may wait, and must let other threads run meanwhile.
 _STORES = ("pf_bubble_begin", "pf_bubble_end", "pf_iteration", "pf_free_bytes", "pf_stage", "pf_recording", "pf_work",
-           "pf_fill_left", "pf_fill_yield", "pf_fill_stopping")
+           "pf_fill_left", "pf_fill_yield", "pf_fill_stopping", "pf_fill_bubble", "pf_fill_plan_id", "pf_fill_at")
 
 
 class Library:
@@ -44,8 +52,12 @@ class Library:
     def __init__(self, path):
         waits = ctypes.CDLL(path)
         stores = ctypes.PyDLL(path)
-        for name, (restype, argtypes) in _SIGNATURES.items():
-            function = getattr(stores if name in _STORES else waits, name)
+        for name, (restype, argtypes) in {**_SIGNATURES, **_LATER}.items():
+            library = stores if name in _STORES else waits
+            function = getattr(library, name, None) if name in _LATER else getattr(library, name)
+            if function is None:
+                setattr(self, name, None)
+                continue
             function.restype = restype
             if argtypes is not None:
                 function.argtypes = argtypes

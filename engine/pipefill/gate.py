@@ -10,7 +10,9 @@
 Outside a fill job wait() returns at once, so that the same program runs anywhere.
 """
 
+import ctypes
 import math
+import os
 
 from . import _lib
 
@@ -63,6 +65,38 @@ class Fill:
         """The chunk is over; wait() says so as well."""
         if self._handle:
             self._library.pf_fill_yield(self._handle)
+
+    def bubble(self):
+        """Index of the bubble that is open; None while the gate is shut, and outside a fill job."""
+        if not self._handle or self._library.pf_fill_bubble is None:
+            return None
+        index, iteration = ctypes.c_uint32(), ctypes.c_uint64()
+        if self._library.pf_fill_bubble(self._handle, ctypes.byref(index), ctypes.byref(iteration)):
+            return None
+        return index.value
+
+    @property
+    def plan_id(self):
+        """Names the execution plan that was made for this fill job; 0: there is none, or none yet."""
+        if not self._handle or self._library.pf_fill_plan_id is None:
+            return 0
+        return self._library.pf_fill_plan_id(self._handle)
+
+    def plan(self):
+        """(name, text) of the execution plan, bytes of JSON. OSError where there is none to be had."""
+        if not self._handle or self._library.pf_fill_plan is None:
+            raise OSError("this is no fill job of a pipefill that hands out plans")
+        number = ctypes.c_uint64()
+        descriptor = self._library.pf_fill_plan(self._handle, ctypes.byref(number))
+        if descriptor < 0:
+            raise OSError(self._library.why())
+        with os.fdopen(descriptor, "rb") as file:
+            return number.value, file.read()
+
+    def at(self, number, config, op):
+        """Tells where this job is in the plan with that name: the next op of a pass of a configuration."""
+        if self._handle and self._library.pf_fill_at is not None:
+            self._library.pf_fill_at(self._handle, number, config, op)
 
     @property
     def stopping(self):

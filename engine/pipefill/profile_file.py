@@ -84,14 +84,14 @@ def load(path):
             value = json.load(file, parse_constant=lambda word: _refuse(path, f"{word} is no number of JSON"))
         except json.JSONDecodeError as err:
             raise ValueError(f"{path}: line {err.lineno}: {err.msg}: a fill profile is JSON") from None
-    return _Reader(path).profile(value)
+    return Reader(path).profile(value)
 
 
 def _refuse(path, text):
     raise ValueError(f"{path}: {text}")
 
 
-class _Reader:
+class Reader:
     """Checks each value of the file where it stands."""
 
     def __init__(self, path):

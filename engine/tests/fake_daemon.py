@@ -23,6 +23,7 @@ class FakeDaemon:
     def __init__(self, device="cpu:0", enabled=True, min_ns=100_000):
         self._reply = f"ok\ndevice={device}\nmode=chunked\nassignment=7".encode()
         self._events, self._read = [], 0
+        self.plan = None
         self._directory = tempfile.TemporaryDirectory()
         self.dir = self._directory.name
         self._fds, self._pages = zip(*(self._page(size, magic) for size, magic in _HEADS))
@@ -52,9 +53,33 @@ class FakeDaemon:
                 return
             # One that was kept waiting may have gone: the next one is answered all the same.
             with client, contextlib.suppress(ConnectionError):
-                pages = 3 if b"open-fill" in client.recv(4096) else 2
+                asked = client.recv(4096)
+                if asked.startswith(b"pipefill 1 plan\n"):
+                    self._send_plan(client)
+                    continue
+                pages = 3 if b"open-fill" in asked else 2
                 rights = array.array("i", self._fds[:pages]).tobytes()
                 client.sendmsg([self._reply], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+    def hand_plan(self, number, text):
+        """Has a plan for the fill job."""
+        self.plan = number, text
+        struct.pack_into("=Q", self.control, 96, number)
+
+    def _send_plan(self, client):
+        if self.plan is None:
+            client.sendmsg([b"none"])
+            return
+        fd = os.memfd_create("plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.pwrite(fd, self.plan[1], 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+        client.sendmsg([f"ok\nplan={self.plan[0]}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]).tobytes())])
+        os.close(fd)
+
+    def position(self):
+        """(plan, config, op) that the fill job has told."""
+        number, at = struct.unpack_from("=2Q", self.fill, 72)
+        return number, at >> 32, at & 0xffffffff
 
     def environment(self, role):
         """What the SPANK plugin sets for a job of that role ("main", "fill")."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models, data and gates for the tests of the fill SDK."""
 
+import json
 import math
 import time
 
@@ -46,6 +47,46 @@ class TimedGate:
 
     def close(self):
         pass
+
+
+class PlannedGate(TimedGate):
+    """One whose bubbles have the indices 0, 1, ... of so many in turn, and that hands out plans: hand(number, text)."""
+
+    def __init__(self, bubbles=2, **options):
+        super().__init__(**options)
+        self.bubbles, self.plan_id, self.text = bubbles, 0, None
+        self.told, self.taken = [], 0
+
+    def hand(self, number, text):
+        self.plan_id, self.text = number, text
+
+    def plan(self):
+        self.taken += 1
+        if self.text is None:
+            raise OSError("pipefilld has no device for this process")
+        return self.plan_id, self.text
+
+    def bubble(self):
+        return int((time.monotonic() - self.begin) / self.period_s) % self.bubbles
+
+    def at(self, number, config, op):
+        self.told.append((number, config, op))
+
+
+def planned(configs, chunks=(), lead_in=(), free_bytes=(1 << 40, 1 << 40), kind="inference"):
+    """The text of a plan. configs: index -> (batch size, technique, names of ops of 1 us)."""
+    return json.dumps({
+        "version": 1, "job": "test", "kind": kind, "samples_per_second": 1.0, "period_cycles": 1, "lead_cycles": 0,
+        "cycle": {"version": 1, "iteration_ns": 1000, "bubbles": [
+            {"index": i, "kind": "steady", "start_ns": i, "duration_ns": 400, "free_bytes": free} for i, free in enumerate(free_bytes)]},
+        "configs": [{"index": index, "batch_size": size, "technique": technique, "resident_bytes": 0, "swap_in_ns": 0, "swap_out_ns": 0,
+                     "ops": [op if isinstance(op, dict) else {"name": op, "time_ns": 1000, "peak_bytes": 0} for op in ops]}
+                    for index, (size, technique, ops) in configs.items()],
+        "lead_in": [list(row) for row in lead_in], "chunks": [list(row) for row in chunks]}).encode()
+
+
+PLAIN = {"checkpoint": False, "offload": "none"}
+CHECKPOINT = {"checkpoint": True, "offload": "none"}
 
 
 class Block(nn.Module):

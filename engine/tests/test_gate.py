@@ -50,6 +50,32 @@ class TestPages(unittest.TestCase):
         self.assertTrue(any(b["flags"] & OFFERED for b in bubbles), "nothing was offered once it was learned")
         self.assertFalse(any(b["flags"] & CONTROL for b in bubbles))
 
+    def test_fill_reads_its_plan_and_tells_where_it_is(self):
+        self.job("fill")
+        fill = gate.Fill()
+        self.assertEqual(fill.plan_id, 0)
+        with self.assertRaisesRegex(OSError, "no device"):
+            fill.plan()
+        text = b"{" + b" " * 100_000 + b"}"
+        self.daemon.hand_plan(12, text)
+        self.assertEqual(fill.plan_id, 12)
+        self.assertEqual(fill.plan(), (12, text))
+        fill.at(12, 3, 4)
+        self.assertEqual(self.daemon.position(), (12, 3, 4))
+        self.assertIsNone(fill.bubble())
+        self.daemon.open_gate(2_000_000_000, time.monotonic_ns())
+        self.assertEqual(fill.bubble(), 0)
+        fill.close()
+
+    def test_outside_a_fill_job_there_is_no_plan(self):
+        with mock.patch.dict(os.environ):
+            os.environ.pop("PIPEFILL_DIR", None)
+            fill = gate.Fill()
+        self.assertEqual((fill.plan_id, fill.bubble()), (0, None))
+        fill.at(1, 2, 3)
+        with self.assertRaises(OSError):
+            fill.plan()
+
     def test_fill_waits_for_an_opening_that_is_long_enough(self):
         self.job("fill")
         fill = gate.Fill()

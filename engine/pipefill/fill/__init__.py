@@ -28,7 +28,7 @@ def fill(loader, model=None, optimizer=None, **options):
     Options: epochs=1; checkpoint=PATH: the state is written there every every_s=60 seconds and when the job is told to
     go, and an attempt that finds it continues there; state={name: object with state_dict and load_state_dict} is kept
     as well; split=: which modules are ops (a pattern of paths, a list of them, or a function (path, module) -> bool);
-    technique="plain": how memory is saved; profile=PATH: a fill profile whose times are used until they are learned.
+    technique: how memory is saved, None: as planned, else plain; profile=PATH: a fill profile whose times are used until they are learned.
     """
     return Run(loader, model, optimizer, **options)
 
@@ -38,17 +38,21 @@ def infer(model, loader, *, device=None, call=None, **options):
 
     device: where batches are moved, None: where the model's parameters are. call: (model, batch) -> output, None:
     model(batch), or model(*batch) or model(**batch) for what is no tensor. Options as for fill().
+    Under an execution plan (docs/plans.md) a pass may be of several batches, or of a part of one: samples must not depend
+    on one another, and the last bits of an output may differ with the size of a pass. resize=False: each batch is a pass.
     """
     device = device or device_of(model)
     call = call or call_model
     model.eval()
     run = Run(loader, model, **options)
-    run.resizable = True
-    for batch in run:
-        batch = to_device(batch, device, run.pace)
+    run.place = lambda batch: to_device(batch, device, run.pace)
+
+    def forward(batch):
         with torch.no_grad():
-            output = call(model, batch)
-        yield batch, output
+            return call(model, batch)
+
+    run.forward = forward
+    yield from run
 
 
 def train(model, loader, loss, optimizer, *, accumulate=1, scheduler=None, device=None, call=None, each=None, **options):

@@ -19,6 +19,8 @@ _UNKNOWN_SHARE = 0.6
 # So many openings, and so long, before an op is said to fit into none.
 _PROBES = 48
 _PROBE_S = 2.0
+# So many bubbles are left alone because the plan has no room for an op in them, before one is taken all the same.
+_SKIPPED = 64
 # So many runs, before what an op takes is sure.
 _SURE = 8
 # The grace of a fill job that is told to end, less what is needed to write its state (executor: two seconds).
@@ -58,6 +60,7 @@ class Pace:
         self.on_pause, self.on_resume = [], []  # called at the end and at the begin of a chunk, within it
         self.terminate = False  # SIGTERM came
         self.protect = False  # within a step whose half would be lost
+        self.follower = None  # of the plan, if there is one
         self._merge_short = merge_short
         self._grace_until = None
         self._running = False
@@ -74,7 +77,7 @@ class Pace:
         need = op.need
         if self._running:
             wanted = (self._unknown() if need is None else need) + self.margin.seconds + self._swap_s
-            if self.gate.left() - self.device.ahead_s >= wanted and not self.terminate:
+            if self.gate.left() - self.device.ahead_s >= wanted and not self.terminate and self._planned(name):
                 self._start(op, name)
                 return
         self.pause()
@@ -88,9 +91,14 @@ class Pace:
             return
         self.boundary(name)
 
+    def _planned(self, name, begins=False):
+        return self.follower is None or self.follower.may(name, begins)
+
     def _start(self, op, name):
         if self.log is not None:
             self._names.append(name)
+        if self.follower is not None:
+            self.follower.ran(name)
         self._predicted += op.median or 0.0
         self.device.start(op)
 
@@ -107,6 +115,8 @@ class Pace:
         self._swap(self.on_pause)
         now = time.monotonic()
         self.gate.yield_()
+        if self.follower is not None:
+            self.gate.at(self.follower.plan.number, *self.follower.at)
         overrun = now > self._deadline
         self.chunks += 1
         self.overruns += overrun
@@ -142,6 +152,8 @@ class Pace:
 
     def _resume(self, name, op):
         left = self._wait(name, op)
+        if self.follower is not None:
+            self.follower.opened(self.gate.bubble())
         self._begin = time.monotonic()
         self._begin_left = left
         self._deadline = self._begin + left
@@ -159,10 +171,18 @@ class Pace:
         patience = 0.5 + 20 * wanted
         if self.chunks > _PROBES and wanted > 1.1 * self._longest:
             patience = 0.0
-        begin = time.monotonic()
+        begin, skipped = time.monotonic(), 0
         while time.monotonic() - begin < patience:
             try:
-                return self.gate.wait(need_s=wanted, timeout_s=_WAIT_S)
+                left = self.gate.wait(need_s=wanted, timeout_s=_WAIT_S)
+                if self._opened(name):
+                    return left
+                # Another bubble is meant for it: the rest of this one is left alone.
+                self.gate.yield_()
+                time.sleep(left)
+                skipped += 1
+                if skipped < _SKIPPED:
+                    begin = time.monotonic()
             except TimeoutError:
                 pass
             except Stopping:
@@ -170,6 +190,13 @@ class Pace:
             if self.stopping:
                 return self._wait_in_grace(op)
         return self._probe(name, op)
+
+    def _opened(self, name):
+        """A bubble is open: whether the plan lets the op run in it."""
+        if self.follower is None:
+            return True
+        self.follower.opened(self.gate.bubble())
+        return self.follower.may(name, begins=True)
 
     def _wanted(self, op):
         """The bubble that op is to be given. One that is longer than all is asked for only if it must be."""

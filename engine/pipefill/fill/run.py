@@ -7,15 +7,24 @@ import os
 import signal
 import threading
 import time
+import warnings
+
+import torch
 
 from .. import profile_file as formats
 from ..gate import Fill
+from . import plan as plans
 from . import state as states
 from . import technique as saving
+from .batch import batch_size, joined, parted
 from .loader import Batches, generators
 from .ops import Ops, optimizer_ops
 from .pace import Pace, Stopped
 from .times import OpTimes
+
+
+# Most batches of a loader that one pass is made of: each is fetched by an op of its own.
+_JOINED = 256
 
 
 class Run:
@@ -26,7 +35,7 @@ class Run:
     """
 
     def __init__(self, loader, model=None, optimizer=None, *, epochs=1, state=None, checkpoint=None, every_s=60.0,
-                 split=None, technique="plain", profile=None, gate=None):
+                 split=None, technique=None, profile=None, resize=True, gate=None):
         if epochs < 0:
             raise ValueError(f"epochs={epochs}: must be 0 or more")
         if not every_s >= 0:
@@ -34,12 +43,18 @@ class Run:
         self.loader, self.model, self.epochs = loader, model, epochs
         self.epoch = self.step = 0
         self.pace = None
-        self.resizable = False  # a batch may have any size without changing results: inference
+        self.forward = None  # for inference: a batch on the device -> output; then (batch, output) are yielded
+        self.place = lambda batch: batch  # a batch -> the batch on the device
+        self._resize = resize  # passes may have another size than batches
         self.optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
         self._state = dict(state or {})
         self._path, self._every_s, self._split = checkpoint, every_s, split
         self._gate = gate
-        self._how = formats.technique(technique)
+        self._how = formats.technique(technique or "plain")
+        self._chosen = technique is not None  # by the program: a plan's is not taken
+        self._plan_id = 0  # of the plan that was last looked at
+        self._tables = {}  # by batch size and technique: OpTimes
+        self._technique = contextlib.ExitStack()  # what is in force only with the present one
         self._profiled = {} if profile is None else self._times_of(formats.load(profile), profile)
         self.batch = 0
         self._at_epoch = None  # random state at the begin of the epoch
@@ -63,7 +78,12 @@ class Run:
     def __iter__(self):
         """Yields the batches that are left. Ends by Stopped, a SystemExit, when the job is told to go."""
         if "PIPEFILL_PROFILE_OUT" in os.environ and self._gate is None:
-            yield from importlib.import_module("..profiler", __package__).script(self)
+            for batch in importlib.import_module("..profiler", __package__).script(self):
+                if self.forward is None:
+                    yield batch
+                    continue
+                batch = self.place(batch)
+                yield batch, self.forward(batch)
         gate = self._gate or Fill()
         with contextlib.ExitStack() as stack:
             stack.callback(gate.close)
@@ -82,17 +102,84 @@ class Run:
     def _enter(self, stack):
         """Whatever makes ops of the body, taken back with the stack."""
         pace = self.pace
-        self._make_ops(stack, self._how)
-        if self._how.offload != "none":
-            offload = saving.Offload(self._how.offload, self.model, self.optimizers)
-            stack.enter_context(offload.saving())
-            pace.on_pause.append(offload.leave)
-            pace.on_resume.append(offload.enter)
-            # Whatever ends the loop, the program gets its tensors back.
-            stack.callback(offload.enter)
+        stack.callback(lambda: self._technique.close())
+        self._enter_technique(self._how)
         stack.enter_context(_on_terminate(pace))
         # The body's exceptions come past here as they are; the gate must not stay taken.
         stack.callback(pace.abandon)
+
+    def _enter_technique(self, how):
+        """Makes ops of the body that run by a technique, in place of those before."""
+        self._technique.close()
+        self._how, self._technique = how, contextlib.ExitStack()
+        stack, pace = self._technique, self.pace
+        self._make_ops(stack, how)
+        if how.offload == "none":
+            return
+        offload = saving.Offload(how.offload, self.model, self.optimizers)
+        stack.enter_context(offload.saving())
+        for calls, call in ((pace.on_pause, offload.leave), (pace.on_resume, offload.enter)):
+            calls.append(call)
+            stack.callback(calls.remove, call)
+        # Whatever ends the loop, the program gets its tensors back.
+        stack.callback(offload.enter)
+
+    # --- its plan
+
+    def _next_pass(self):
+        """A pass begins: its planned configuration, None where it is the loop's own."""
+        pace = self.pace
+        if pace is None:
+            return None
+        if getattr(pace.gate, "plan_id", 0) not in (0, self._plan_id):
+            self._take_plan()
+        follower = pace.follower
+        if follower is None:
+            return None
+        config = follower.begin_pass()
+        if follower.strayed:
+            self._leave_plan("passes have few of the ops that were planned: profile this program again")
+            return None
+        key = config.batch_size, str(config.technique)
+        if key not in self._tables:
+            self._tables[key] = OpTimes(config.times())
+        pace.times = self._tables[key]
+        if config.technique != self._how:
+            pace.boundary("technique")
+            self._enter_technique(config.technique)
+        return config
+
+    def _take_plan(self):
+        """Reads the plan that there is; the one before is left, at the end of a pass, where nothing of it is lost."""
+        pace = self.pace
+        pace.boundary("plan")
+        self._plan_id = pace.gate.plan_id
+        try:
+            self._plan_id, text = pace.gate.plan()
+            plan = plans.read(self._plan_id, text)
+        except (OSError, ValueError) as err:
+            warnings.warn(f"pipefill: the plan cannot be followed, chunks go as far as fits: {err}", RuntimeWarning, stacklevel=6)
+            return
+        follower = plans.Follower(plan, self._can)
+        if not follower.usable:
+            have = ", ".join(sorted(f"batch {c.batch_size} {c.technique}" for c in plan.configs.values()))
+            self._leave_plan(f"this loop runs none of its configurations ({have}): profile it as it is")
+            return
+        pace.follower = follower
+
+    def _leave_plan(self, why):
+        self.pace.follower = None
+        warnings.warn(f"pipefill: the plan is not followed, chunks go as far as fits: {why}", RuntimeWarning, stacklevel=6)
+
+    def _can(self, config):
+        """Whether the loop can run in a configuration of a plan."""
+        how = config.technique
+        if self._chosen and how != self._how:
+            return False
+        if how.offload != "none" and not torch.cuda.is_available() or how.checkpoint and self.model is None:
+            return False
+        size = getattr(self.loader, "batch_size", None)
+        return self.forward is not None and self._resize or size is None or config.batch_size == size
 
     @contextlib.contextmanager
     def recording(self, recorder, how, offload):
@@ -146,18 +233,79 @@ class Run:
             self._save()
 
     def _bodies(self, batches):
+        if self.forward is not None:
+            yield from self._passes(batches)
+            return
         for batch in batches:
+            self._next_pass()
             self._protect(True)
             if self.pace is not None:
                 self.pace.boundary("step")
             yield batch
-            self.batch += 1
-            self.step += 1
-            self._protect(False)
-            if self._path is not None and time.monotonic() - self._saved_s >= self._every_s:
-                self._save()
-            if self.pace is not None and self.pace.stopping:
-                raise Stopped
+            self._done()
+
+    def _done(self):
+        """The body of a batch has ended."""
+        self.batch += 1
+        self.step += 1
+        self._protect(False)
+        if self._path is not None and time.monotonic() - self._saved_s >= self._every_s:
+            self._save()
+        if self.pace is not None and self.pace.stopping:
+            raise Stopped
+
+    def _passes(self, batches):
+        """Inference: (batch, output) of each batch, computed in passes of the size that is planned."""
+        for batch in batches:
+            config = self._next_pass()
+            group = [batch]
+            if config is not None and self._resize:
+                size = batch_size(batch)
+                while (len(group) + 1) * size <= config.batch_size and len(group) < _JOINED:
+                    another = next(batches, self)
+                    if another is self:
+                        break
+                    group.append(another)
+            self._protect(True)
+            if self.pace is not None:
+                self.pace.boundary("step")
+            group = [self.place(one) for one in group]
+            for one, output in zip(group, self._outputs(group, config)):
+                self._protect(True)
+                yield one, output
+                self._done()
+
+    def _outputs(self, group, config):
+        """The output of each batch of the group."""
+        if len(group) > 1:
+            whole = joined(group)
+            outputs = None if whole is None else parted(self.forward(whole), [batch_size(one) for one in group])
+            if outputs is not None:
+                return outputs
+            self._keep_sizes()
+        elif config is not None and self._resize and batch_size(group[0]) > config.batch_size:
+            output = self._in_parts(group[0], config)
+            if output is not None:
+                return [output]
+            self._keep_sizes()
+        # One by one, as they are asked for.
+        return map(self.forward, group)
+
+    def _in_parts(self, batch, config):
+        """The output of a batch that is longer than a planned pass; None where it has no parts."""
+        outputs, rest = [], batch
+        while batch_size(rest) > config.batch_size:
+            parts = parted(rest, [config.batch_size, batch_size(rest) - config.batch_size])
+            if parts is None:
+                return None
+            outputs.append(self.forward(parts[0]))
+            rest, config = parts[1], self._next_pass() or config
+        return joined([*outputs, self.forward(rest)])
+
+    def _keep_sizes(self):
+        self._resize = False
+        warnings.warn("pipefill: batches or outputs of this program cannot be joined and parted by samples: passes keep the loader's "
+                      "batch size, whatever the plan says", RuntimeWarning, stacklevel=6)
 
     def _protect(self, on):
         if self.pace is not None:

@@ -15,7 +15,7 @@ import torch
 
 from .. import profile_file as formats
 from ..fill import technique as saving
-from ..fill.batch import call_model, device_of, to_device
+from ..fill.batch import batch_size, call_model, device_of, to_device
 from ..fill.run import Run
 from .recorder import FIRST, Memory, Recorder, summarise
 
@@ -207,20 +207,6 @@ def _swap(offload):
     return middle - begin, time.monotonic() - middle
 
 
-def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from itertools.chain.from_iterable(map(_tensors, value.values()))
-    elif isinstance(value, (list, tuple)):
-        yield from itertools.chain.from_iterable(map(_tensors, value))
-
-
-def batch_size(batch):
-    """Samples of a batch: the first dimension of its first tensor; 1 where there is none."""
-    return next((t.shape[0] for t in _tensors(batch) if t.dim()), 1)
-
-
 def resized(batch, size):
     """batch with size samples: its tensors of a batch's length are repeated and cut."""
     have = batch_size(batch)
@@ -247,7 +233,7 @@ def resized(batch, size):
 def script(run):
     """The loop of a script under pipefill-cli profile: yields batches, writes the profile and ends the script."""
     path = os.environ["PIPEFILL_PROFILE_OUT"]
-    session = Session(run, Settings.of_environment(os.environ), os.path.basename(sys.argv[0]) or "python", not run.resizable)
+    session = Session(run, Settings.of_environment(os.environ), os.path.basename(sys.argv[0]) or "python", run.forward is None)
     yield from session
     session.measured.save(path)
     print(session.measured, file=sys.stderr)
