@@ -15,7 +15,7 @@ import (
 // replanApart is the least time between two plans of one fill job: bubbles are
 // learned from 16 iterations, and a plan is followed for some before it is
 // judged.
-const replanApart = 10 * time.Second
+const replanApart = 5 * time.Second
 
 // What a plan is cut to is what a node takes.
 var _ = [1]struct{}{}[plan.HandedMost-api.MaxPlan]

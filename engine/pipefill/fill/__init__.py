@@ -34,7 +34,7 @@ def fill(loader, model=None, optimizer=None, **options):
 
 
 def infer(model, loader, *, device=None, call=None, **options):
-    """Yields (batch, output) for each batch of loader, without gradients; model is left in evaluation mode.
+    """Returns a Run that yields (batch, output) for each batch of loader, without gradients; model is put in evaluation mode.
 
     device: where batches are moved, None: where the model's parameters are. call: (model, batch) -> output, None:
     model(batch), or model(*batch) or model(**batch) for what is no tensor. Options as for fill().
@@ -52,7 +52,7 @@ def infer(model, loader, *, device=None, call=None, **options):
             return call(model, batch)
 
     run.forward = forward
-    yield from run
+    return run
 
 
 def train(model, loader, loss, optimizer, *, accumulate=1, scheduler=None, device=None, call=None, each=None, **options):

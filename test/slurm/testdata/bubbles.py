@@ -3,15 +3,26 @@
 bubbles.py LIBRARY ITERATIONS COMPUTE_MS BUBBLE_MS [TIMES]
 
 With TIMES it computes for so much of its own CPU time, and writes when each iteration began and what its computing took
-(ns of CLOCK_MONOTONIC) to TIMES.<core>: work that somebody holds up takes longer then.
+(ns of CLOCK_MONOTONIC) to TIMES.<core>: work that somebody holds up takes longer then. After SIGUSR1 bubbles are longer by
+half.
 """
 import ctypes
 import os
+import signal
 import sys
 import time
 
 library, iterations, compute_ms, bubble_ms = sys.argv[1], *map(float, sys.argv[2:5])
 times = None
+
+
+def longer(*_):
+    """Bubbles from now on."""
+    global bubble_ms
+    bubble_ms *= 1.5
+
+
+signal.signal(signal.SIGUSR1, longer)
 pf = ctypes.CDLL(library)
 pf.pf_open.restype = ctypes.c_void_p
 pf.pf_device.restype = ctypes.c_char_p
