@@ -194,6 +194,58 @@ ASYNC(cuMemcpy3DAsync_v2, (const struct cu_copy_3d *copy, cu_stream stream),
       (copy, stream), VOLUME(copy))
 ASYNC(cuMemcpy3DPeerAsync, (const struct cu_copy_3d *copy, cu_stream stream),
       (copy, stream), VOLUME(copy))
+/* Batches of copies: as one copy of all their bytes. What a fill job hands over
+ * as its sizes is read for so many of them, as the driver reads it; a longer
+ * batch is taken to go on as it begins. */
+#define BATCH_READ 4096u
+
+static uint64_t scaled(uint64_t bytes, size_t read, size_t count)
+{
+	return read && count > read ? bytes / read * count : bytes;
+}
+
+static uint64_t batch_bytes(const size_t *sizes, size_t count)
+{
+	size_t read = count < BATCH_READ ? count : BATCH_READ, i;
+	uint64_t bytes = 0;
+
+	for (i = 0; sizes && i < read; i++)
+		bytes += sizes[i];
+	return scaled(bytes, read, count);
+}
+
+static uint64_t volume_bytes(const struct cu_copy_batch *copies, size_t count)
+{
+	size_t most = BATCH_READ / 16, read = count < most ? count : most, i;
+	uint64_t bytes = 0;
+
+	for (i = 0; copies && i < read; i++)
+		bytes += copies[i].width * copies[i].height * copies[i].depth;
+	return scaled(bytes, read, count);
+}
+
+/* CUDA 12.8, and without where it failed CUDA 13. */
+ASYNC(cuMemcpyBatchAsync,
+      (cu_address * to, cu_address *from, size_t *sizes, size_t count,
+       void *attributes, size_t *first, size_t attribute_count, size_t *failed,
+       cu_stream stream),
+      (to, from, sizes, count, attributes, first, attribute_count, failed,
+       stream),
+      batch_bytes(sizes, count))
+ASYNC(cuMemcpyBatchAsync_v2,
+      (cu_address * to, cu_address *from, size_t *sizes, size_t count,
+       void *attributes, size_t *first, size_t attribute_count,
+       cu_stream stream),
+      (to, from, sizes, count, attributes, first, attribute_count, stream),
+      batch_bytes(sizes, count))
+ASYNC(cuMemcpy3DBatchAsync,
+      (size_t count, struct cu_copy_batch *copies, size_t *failed,
+       unsigned long long flags, cu_stream stream),
+      (count, copies, failed, flags, stream), volume_bytes(copies, count))
+ASYNC(cuMemcpy3DBatchAsync_v2,
+      (size_t count, struct cu_copy_batch *copies, unsigned long long flags,
+       cu_stream stream),
+      (count, copies, flags, stream), volume_bytes(copies, count))
 ASYNC(cuMemPrefetchAsync,
       (cu_address at, size_t bytes, int device, cu_stream stream),
       (at, bytes, device, stream), bytes)

@@ -78,6 +78,19 @@ struct cu_copy_3d {
 	size_t width_bytes, height, depth;
 };
 
+/* One copy of cuMemcpy3DBatchAsync (CUDA 12.8). */
+struct cu_end_batch {
+	int kind;
+	uint64_t place[4]; /* address and pitches, or array and offsets */
+};
+
+struct cu_copy_batch {
+	struct cu_end_batch from, to;
+	size_t width, height, depth; /* of bytes, or of an array's elements */
+	int order;
+	unsigned flags;
+};
+
 struct cu_array_2d {
 	size_t width, height;
 	int format;

@@ -113,6 +113,11 @@ void *pf_lookup_address(const char *symbol, void *address, int version,
 	 * one name under both flags. */
 	if (!strcmp(symbol, "cuGetProcAddress"))
 		symbol = version >= 12000 ? "cuGetProcAddress_v2" : symbol;
+	/* One parameter fewer since CUDA 13. */
+	if (version >= 13000 && !strcmp(symbol, "cuMemcpyBatchAsync"))
+		symbol = "cuMemcpyBatchAsync_v2";
+	if (version >= 13000 && !strcmp(symbol, "cuMemcpy3DBatchAsync"))
+		symbol = "cuMemcpy3DBatchAsync_v2";
 	for (pass = per_thread; pass >= 0; pass--)
 		for (i = 0; i < pf_call_count; i++)
 			if (pf_lookup_real(i) &&

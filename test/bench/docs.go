@@ -70,7 +70,7 @@ func renderPage(page string, all []row) (text string, kept []string, err error) 
 
 // tables are made of rows by name; missing is the first that is not there.
 var tables = map[string]func(rows map[string]row) (text, missing string){
-	"gate": gateTable, "start": startTable, "fill": fillTable, "guard": guardTable, "compete": competeTable, "standing": standingTable,
+	"gate": gateTable, "start": startTable, "fill": fillTable, "guard": guardTable, "compete": competeTable, "standing": standingTable, "planned": plannedTable,
 }
 
 // figure is a number as tables write it.
@@ -188,6 +188,25 @@ func guardTable(rows map[string]row) (text, missing string) {
 			return "", missing
 		}
 		text += fmt.Sprintf("| %g ms | %s |\n", ms, strings.Join(cells, " | "))
+	}
+	return text, ""
+}
+
+func plannedTable(rows map[string]row) (text, missing string) {
+	text = "| share, guard | slow-down, % | filled, % | useful, % | chunks past their deadline, % | chunks past the bubble's end, % |\n|---|---|---|---|---|---|\n"
+	for _, s := range plannedSettings() {
+		cells := make([]string, len(plannedFigures))
+		for i, what := range plannedFigures {
+			r, ok := rows[s.name+what]
+			if !ok {
+				return "", s.name + what
+			}
+			cells[i] = interval(r)
+			if r.Target != nil {
+				cells[i] += " (" + wanted(r) + ")"
+			}
+		}
+		text += fmt.Sprintf("| %s | %s |\n", strings.TrimPrefix(s.name, "planned inference, "), strings.Join(cells, " | "))
 	}
 	return text, ""
 }

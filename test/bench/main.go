@@ -72,6 +72,7 @@ func parts() []part {
 		{"engines", "the hooks on real engines: what is announced against what is idle, and their cost (packaging/engines)", (*bench).engines},
 		{"start", "how much later a main job starts, with pipefilld absent, hanging or answering garbage", (*bench).start},
 		{"fill", "slow-down and share filled: chunked, signal, SCHED_IDLE", (*bench).fill},
+		{"planned", "a transformer's inference under its plan, over the guard", (*bench).planned},
 		{"guard", "the trade-off over the guard", (*bench).guard},
 		{"compete", "the same competitor without a gate: same priority, nice 19, Slurm's oversubscription", (*bench).compete},
 		{"schedule", "the scheduler with 100,000 jobs and 8,192 slots", (*bench).schedule},

@@ -119,8 +119,9 @@ static cu_result find(const char *symbol, void **address, int version,
 	*address = NULL;
 	for (i = flags & CU_PER_THREAD_STREAMS ? 0 : 2; i < 3 && !*address;
 	     i++) {
-		int old =
-			!strcmp(symbol, "cuGetProcAddress") && version < 12000;
+		int old = (!strcmp(symbol, "cuGetProcAddress") &&
+			   version < 12000) ||
+			  (strstr(symbol, "BatchAsync") && version < 13000);
 
 		(void) strcpy(name, symbol);
 		(void) strcat(name, "_v2");
@@ -143,6 +144,23 @@ static int begins(const char *name, const char *with)
 	return !strncmp(name, with, strlen(with));
 }
 
+/* A batch of copies; its last parameter is the stream. */
+static cu_result batch(const char *name, const uint64_t *a)
+{
+	int old = !strstr(name, "_v2"), flat = !strstr(name, "3D");
+	const struct cu_copy_batch *copies = (const void *) a[1];
+	const size_t *sizes = (const void *) a[2];
+	uint64_t bytes = 0, count = flat ? a[3] : a[0], i;
+
+	/* Of addresses in the place of counts, only so many. */
+	for (i = 0; i < count && i < 16; i++)
+		bytes += flat ? sizes[i]
+			      : copies[i].width * copies[i].height *
+					copies[i].depth;
+	return work(name, NULL, copy_ns(bytes),
+		    (cu_stream) a[flat ? 7 + old : 3 + old]);
+}
+
 /* What a call does, by its name. */
 static cu_result act(const char *name, const uint64_t *a)
 {
@@ -159,6 +177,8 @@ static cu_result act(const char *name, const uint64_t *a)
 		return work(name, kernel, kernel->ns, (cu_stream) a[8]);
 	if (begins(name, "cuGraphLaunch"))
 		return work(name, kernel, kernel->ns, (cu_stream) a[1]);
+	if (strstr(name, "BatchAsync"))
+		return batch(name, a);
 	if (!strcmp(name, "cuMemcpyHtoDAsync_v2"))
 		return work(name, NULL, copy_ns(a[2]), (cu_stream) a[3]);
 	if (!strcmp(name, "cuMemsetD32Async"))

@@ -157,6 +157,47 @@ static void waits(struct fake_daemon *d)
 	       "and the daemon sees chunks");
 }
 
+/* Batches of copies wait too, and are known by all of their bytes. */
+static void batches(struct fake_daemon *d)
+{
+	size_t sizes[2] = { MIB, 3 * MIB };
+	struct cu_copy_batch copies[2] = { { .width = MIB, .height = 1,
+					     .depth = 1 },
+					   { .width = 3, .height = MIB,
+					     .depth = 1 } };
+	static const char *const calls[] = {
+		"cuMemcpyBatchAsync",	     "cuMemcpyBatchAsync_ptsz",
+		"cuMemcpyBatchAsync_v2",     "cuMemcpyBatchAsync_v2_ptsz",
+		"cuMemcpy3DBatchAsync",	     "cuMemcpy3DBatchAsync_ptsz",
+		"cuMemcpy3DBatchAsync_v2",   "cuMemcpy3DBatchAsync_v2_ptsz",
+	};
+	size_t i;
+
+	memset(LOW, 0, 65536);
+	for (i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		int flat = !strstr(calls[i], "3D");
+		unsigned before = cuda->log_count;
+		const struct fake_work *done = &cuda->log[before];
+		pthread_t thread;
+
+		atomic_store(&d->main->word, 0);
+		pthread_create(&thread, NULL, open_later, d);
+		if (flat)
+			(void) ours(calls[i])((uintptr_t) LOW, (uintptr_t) LOW,
+					      (uintptr_t) sizes, 2, 0, 0, 0, 0,
+					      0, 0, 0);
+		else
+			(void) ours(calls[i])(2, (uintptr_t) copies, 0, 0, 0, 0,
+					      0, 0, 0, 0, 0);
+		pthread_join(thread, NULL);
+		tap_ok(cuda->log_count == before + 1 &&
+			       done->begin_ns >=
+				       atomic_load(&d->control->seed) &&
+			       done->end_ns - done->begin_ns > 4 * MIB / 10,
+		       "%s waits for the gate", calls[i]);
+	}
+}
+
 static void refused(struct fake_daemon *d)
 {
 	(void) d;
@@ -297,6 +338,12 @@ static void found(struct fake_daemon *d)
 		{ "cuMemAlloc", 12040, 0, "cuMemAlloc_v2" },
 		{ "cuMemAlloc", 12040, 2, "cuMemAlloc_v2" },
 		{ "cuMemcpyDtoH", 12040, 2, "cuMemcpyDtoH_v2_ptds" },
+		{ "cuMemcpyBatchAsync", 12080, 0, "cuMemcpyBatchAsync" },
+		{ "cuMemcpyBatchAsync", 13000, 0, "cuMemcpyBatchAsync_v2" },
+		{ "cuMemcpy3DBatchAsync", 12090, 2,
+		  "cuMemcpy3DBatchAsync_ptsz" },
+		{ "cuMemcpy3DBatchAsync", 13010, 2,
+		  "cuMemcpy3DBatchAsync_v2_ptsz" },
 		{ "cuGetProcAddress", 12040, 0, "cuGetProcAddress_v2" },
 		{ "cuGetProcAddress", 11030, 0, "cuGetProcAddress" },
 	};
@@ -378,6 +425,7 @@ int main(int argc, char **argv)
 	snprintf(cap, sizeof(cap), "%llu", PF_CONTEXT_BYTES + 8 * MIB);
 	run(forwards, "launch", NULL, NULL);
 	run(waits, "launch", NULL, NULL);
+	run(batches, "launch", NULL, NULL);
 	run(refused, "launch", NULL, NULL);
 	run(off, "launch", "off", cap);
 	run(off, "chunked", NULL, cap);

@@ -55,7 +55,7 @@ class Pace:
         self.times = times or OpTimes()
         self.device = device or devices.current()
         self.margin = Margin()
-        self.chunks = self.overruns = 0
+        self.chunks = self.overruns = self.late = 0  # late: ended with the gate shut, at its deadline or before
         self.log = None  # list of Chunk for those who ask
         self.on_pause, self.on_resume = [], []  # called at the end and at the begin of a chunk, within it
         self.terminate = False  # SIGTERM came
@@ -114,6 +114,7 @@ class Pace:
         took, busy = time.monotonic() - self._begin, self._clock() - self._begin_clock
         self._swap(self.on_pause)
         now = time.monotonic()
+        self.late += self.gate.left() < 0
         self.gate.yield_()
         if self.follower is not None:
             self.gate.at(self.follower.plan.number, *self.follower.at)

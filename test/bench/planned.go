@@ -1,0 +1,277 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"pipefill/measure"
+	"pipefill/test/cluster"
+	"pipefill/test/workload"
+)
+
+// plannedFigures are the rows of one setting, by what stands after its name.
+var plannedFigures = []string{": slow-down", ": bubbles filled", ": useful", ": chunks past their deadline", ": chunks past the bubble's end"}
+
+// plannedTime is how long each setting is measured.
+const plannedTime = 40 * time.Second
+
+// plannedSettings are the trade-off: a share over 1 lets chunks run to the
+// bubble's real end, a guard keeps them from what is predicted.
+func plannedSettings() []setting {
+	common := []string{"fill_sched: normal", "min_ms: 1", "control: 50%", "budget: 100%"}
+	all := []setting{{name: "planned inference, share 1.3, guard 0 ms", node: append([]string{"share: 1.3", "guard_ms: 0"}, common...)}}
+	for _, ms := range []float64{0, 1, 2, 5} {
+		all = append(all, setting{
+			name: fmt.Sprintf("planned inference, share 1, guard %g ms", ms), node: append([]string{"share: 1", fmt.Sprintf("guard_ms: %g", ms)}, common...),
+		})
+	}
+	for i := range all {
+		all[i].slowest, all[i].filled = 1, 80
+	}
+	return all
+}
+
+// plannedWork is what the fill job is known to take.
+type plannedWork struct {
+	profile []byte
+	Size    int     `json:"size"`
+	Seconds float64 `json:"seconds"` // of a sample on an idle core, of the best batch
+}
+
+// planned measures a transformer's inference under the plan that the controller
+// hands over, as real Slurm jobs on both devices.
+func (b *bench) planned(ctx context.Context) error {
+	var work *plannedWork
+	for _, s := range plannedSettings() {
+		if !strings.Contains(s.name, b.setting) {
+			continue
+		}
+		b.say("%s", s.name)
+		rows, err := b.measurePlanned(ctx, s, &work)
+		if err != nil {
+			return err
+		}
+		if err := b.add(rows...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) measurePlanned(ctx context.Context, s setting, work **plannedWork) (rows []row, err error) {
+	ctx, cancel := context.WithTimeout(ctx, plannedTime+4*time.Minute)
+	defer cancel()
+	switches := []string{"--trace"}
+	for _, line := range s.node {
+		switches = append(switches, "--node="+line)
+	}
+	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), switches...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Down()) }()
+	lib, err := workload.Install(c, b.root, b.build)
+	if err == nil {
+		_, err = c.CopyIn(filepath.Join(b.root, "engine/tests/planned_inference.py"), filepath.Join(b.root, "engine/tests/fill_programs.py"), filepath.Join(b.build, "pipefill-cli"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err := c.Folder("work")
+	if err != nil {
+		return nil, err
+	}
+	p := planRun{bench: b, cluster: c, lib: lib, dir: dir}
+	if *work == nil {
+		if *work, err = p.measureAlone(ctx); err != nil {
+			return nil, err
+		}
+	}
+	trainer, jobs, err := p.start(ctx, (*work).profile)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.pause(ctx, plannedTime); err != nil {
+		return nil, err
+	}
+	if err := stillRun(ctx, c, jobs); err != nil {
+		return nil, err
+	}
+	return p.rows(s, trainer, *work)
+}
+
+// planRun is one setting's cluster.
+type planRun struct {
+	*bench
+	cluster  *cluster.Cluster
+	lib, dir string
+}
+
+func (p *planRun) program(mode, path string) string {
+	return fmt.Sprintf("/usr/bin/python3 %s/planned_inference.py %s %s", p.lib, mode, path)
+}
+
+func (p *planRun) profilePath() string { return filepath.Join(p.dir, "profile.json") }
+
+// measureAlone profiles the program, and times it alone on a core.
+func (p *planRun) measureAlone(ctx context.Context) (*plannedWork, error) {
+	_, err := p.cluster.As(ctx, cluster.Ann, "taskset", "-c", "1", "/bin/sh", "-c",
+		fmt.Sprintf("%s/pipefill-cli profile --batch-size 1,2,4,8,16 --out %s -- %s", p.lib, p.profilePath(), p.program("run", filepath.Join(p.dir, "unused"))))
+	if err != nil {
+		return nil, err
+	}
+	text, err := p.cluster.As(ctx, cluster.Ann, "taskset", "-c", "1", "/bin/sh", "-c", p.program("alone", p.profilePath()))
+	work := &plannedWork{}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), work)
+	}
+	if err == nil {
+		work.profile, err = os.ReadFile(p.profilePath())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("time the program alone: %w", err)
+	}
+	p.say("  alone: %.3f ms a sample with batch %d", 1e3*work.Seconds, work.Size)
+	return work, nil
+}
+
+// start gets a main job and two fill jobs to the point where both follow a plan.
+func (p *planRun) start(ctx context.Context, profile []byte) (*workload.Trainer, []int64, error) {
+	trainer, err := workload.Train(ctx, p.cluster, p.lib, "train", "--pipefill")
+	if err == nil {
+		err = trainer.AwaitIterations(ctx, 20)
+	}
+	if err == nil {
+		err = os.WriteFile(p.profilePath(), profile, 0o644)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("start the main job: %w", err)
+	}
+	var jobs []int64
+	for i := range 2 {
+		script := filepath.Join(p.lib, fmt.Sprintf("job%d", i))
+		text := fmt.Sprintf("#!/bin/sh\nexport PIPEFILL_LIBRARY=%s/libpipefill.so OMP_NUM_THREADS=1\nexec %s\n", p.lib, p.program("run", p.log(i)))
+		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+			return nil, nil, fmt.Errorf("write job: %w", err)
+		}
+		said, err := p.cluster.As(ctx, cluster.Ann, p.lib+"/pipefill-cli", "submit", "-p", "pipefill", "--mem=400", "--time=600",
+			"-o", filepath.Join(p.dir, fmt.Sprintf("out.%d", i)), "--pipefill=fill,mode=chunked,profile="+p.profilePath(), script)
+		if err != nil {
+			return nil, nil, err
+		}
+		var id int64
+		if _, err := fmt.Sscanf(said[strings.LastIndexByte(strings.TrimSpace(said), ' ')+1:], "%d", &id); err != nil {
+			return nil, nil, fmt.Errorf("submit said %q: %w", said, err)
+		}
+		jobs = append(jobs, id)
+	}
+	for i := range jobs {
+		err := workload.Await(ctx, "a fill job to follow its plan", func() (bool, error) {
+			lines := p.lines(i)
+			return len(lines) > 3 && lines[len(lines)-1].Plan != 0, nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return trainer, jobs, nil
+}
+
+// planLine is what planned_inference.py writes.
+type planLine struct {
+	AtNs     int64  `json:"at_ns"`
+	Plan     uint64 `json:"plan"`
+	Size     int    `json:"size"`
+	Samples  int64  `json:"samples"`
+	Chunks   int64  `json:"chunks"`
+	Overruns int64  `json:"overruns"`
+	Late     int64  `json:"late"`
+}
+
+func (p *planRun) log(i int) string { return filepath.Join(p.dir, fmt.Sprintf("log.%d", i)) }
+
+// lines are the whole ones under a plan; none where there is no file yet.
+func (p *planRun) lines(i int) (all []planLine) {
+	text, err := os.ReadFile(p.log(i))
+	if err != nil {
+		return nil
+	}
+	scanner := bufio.NewScanner(bytes.NewReader(text))
+	for scanner.Scan() {
+		var l planLine
+		if json.Unmarshal(scanner.Bytes(), &l) == nil && l.Plan != 0 {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// rows are computed over the time in which both jobs followed a plan.
+func (p *planRun) rows(s setting, trainer *workload.Trainer, work *plannedWork) ([]row, error) {
+	traces, err := measure.ReadTraces(filepath.Join(p.cluster.Dir, "trace"), trainer.Traces)
+	if err != nil {
+		return nil, err
+	}
+	var from, to int64
+	for i, rank := range traces.Ranks {
+		var last int64
+		for _, span := range rank.Iterations {
+			last = max(last, span.EndNs)
+		}
+		if i == 0 || last < to {
+			to = last
+		}
+	}
+	logs := [][]planLine{p.lines(0), p.lines(1)}
+	for _, lines := range logs {
+		from, to = max(from, lines[0].AtNs), min(to, lines[len(lines)-1].AtNs)
+	}
+	var samples, chunks, overruns, late int64
+	sizes := map[int]bool{}
+	for _, lines := range logs {
+		inside := slices.DeleteFunc(lines, func(l planLine) bool { return l.AtNs < from || l.AtNs > to })
+		if len(inside) < 10 {
+			return nil, fmt.Errorf("%s: a fill job told of %d moments only: measure for longer", s.name, len(inside))
+		}
+		first, last := inside[0], inside[len(inside)-1]
+		samples, chunks = samples+last.Samples-first.Samples, chunks+last.Chunks-first.Chunks
+		overruns, late = overruns+last.Overruns-first.Overruns, late+last.Late-first.Late
+		for _, l := range inside {
+			sizes[l.Size] = true
+		}
+	}
+	for i, fill := range traces.Fills {
+		traces.Fills[i].Readings = slices.DeleteFunc(fill.Readings, func(r measure.Reading) bool { return r.AtNs < from || r.AtNs > to })
+	}
+	report, err := measure.Compute(traces, float64(samples)*work.Seconds, measure.FillJobCounts{})
+	if err != nil {
+		return nil, err
+	}
+	p.say("  %d samples in passes of %v, %d chunks, %.1f s of bubbles, outside %.1f %%", samples, slices.Sorted(maps.Keys(sizes)), chunks,
+		report.Bubbles.Seconds, 100*report.Bubbles.OutsideSeconds/report.Bubbles.Seconds)
+	m := report.Main
+	all := []row{
+		{Value: m.OverheadPct, N: m.Iterations, Lo: &m.OverheadCI95[0], Hi: &m.OverheadCI95[1]}, {Value: report.Bubbles.RecoveredPct, N: m.Iterations},
+		{Value: report.Bubbles.UsefulPct, N: int(samples)}, {Value: 100 * float64(overruns) / float64(chunks), N: int(chunks)},
+		{Value: 100 * float64(late) / float64(chunks), N: int(chunks)},
+	}
+	for i := range all {
+		all[i].Name, all[i].Unit = s.name+plannedFigures[i], "%"
+	}
+	all[0].aim(s.slowest, m.OverheadKnown && m.OverheadCI95[1] <= s.slowest)
+	all[1].aim(s.filled, all[1].Value >= s.filled)
+	all[2].aim(65, all[2].Value >= 65)
+	all[3].aim(1, all[3].Value <= 1)
+	return all, nil
+}
