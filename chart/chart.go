@@ -66,25 +66,49 @@ func newPlot(title, x, y string) *plot.Plot {
 	p.BackgroundColor = color.Transparent
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	text := font.Font{Typeface: "Liberation", Variant: "Sans", Size: 11}
-	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label} {
 		style.Color, style.Font = ink, text
 	}
 	p.X.Color, p.Y.Color, p.X.Tick.Color, p.Y.Tick.Color = ink, ink, ink, ink
-	p.Legend.Top, p.Legend.XOffs, p.Legend.ThumbnailWidth = true, -6, 18
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Transparent, faint
 	p.Add(grid)
 	return p
 }
 
-// svg draws a plot and gives it the page's colours and fonts.
-func svg(p *plot.Plot, height float64) (template.HTML, error) {
+// svg draws a plot and gives it the page's colours and fonts. names are of its
+// legend.
+func svg(p *plot.Plot, height float64, names []string) (template.HTML, error) {
 	c := vgsvg.New(Width, vg.Length(height))
 	p.Draw(draw.New(c))
-	return embed(c, p.Title.Text)
+	return embed(c, p.Title.Text, names)
 }
 
-func embed(c *vgsvg.Canvas, title string) (template.HTML, error) {
+// legend is below a picture and not in it: it hides nothing, its letters have the
+// page's size, and it breaks into lines where the page is narrow. The swatches
+// of those beyond the colours are dashed, as their lines are.
+func legend(names []string) string {
+	var out strings.Builder
+	for i, name := range names {
+		if name == "" {
+			continue
+		}
+		style := ""
+		if i >= Colours {
+			style = fmt.Sprintf(" d%d", min(i/Colours, len(dashes)-1))
+		}
+		fmt.Fprintf(&out, `<li><span class="k%d%s"></span>%s</li>`, i%Colours+1, style, template.HTMLEscapeString(name))
+	}
+	if out.Len() == 0 {
+		return ""
+	}
+	return `<ul class="legend">` + out.String() + "</ul>"
+}
+
+// dashes tell lines of one colour apart.
+var dashes = [][]vg.Length{nil, {7, 3}, {2, 3}, {9, 3, 2, 3}}
+
+func embed(c *vgsvg.Canvas, title string, names []string) (template.HTML, error) {
 	var out bytes.Buffer
 	if _, err := c.WriteTo(&out); err != nil {
 		return "", fmt.Errorf("draw %s: %w", title, err)
@@ -100,7 +124,7 @@ func embed(c *vgsvg.Canvas, title string) (template.HTML, error) {
 	text = sizes.ReplaceAllStringFunc(text, smaller)
 	// The name is what a screen reader reads.
 	text = strings.Replace(text, "<svg", `<svg role="img" aria-label="`+template.HTMLEscapeString(title)+`"`, 1)
-	return template.HTML(text), nil //nolint:gosec // texts in it are escaped by gonum's plot
+	return template.HTML(`<div class="picture">` + text + "</div>" + legend(names)), nil //nolint:gosec // texts in it are escaped by gonum's plot, and above
 }
 
 var sizes = regexp.MustCompile(`font-size:[0-9.]+`)
@@ -117,28 +141,74 @@ func smaller(size string) string {
 // begins at 0 where all values are above.
 func Lines(title, x, y string, series ...Series) (template.HTML, error) {
 	p := newPlot(title, x, y)
+	if err := addLines(p, title, series, false); err != nil {
+		return "", err
+	}
+	return svg(p, 200, namesOf(series))
+}
+
+// Over draws series over labels: X of a series are indices of them. Values are
+// marked, since one alone makes no line.
+func Over(title, x, y string, labels []string, series ...Series) (template.HTML, error) {
+	p := newPlot(title, x, y)
+	if err := addLines(p, title, series, true); err != nil {
+		return "", err
+	}
+	length := 0
+	for _, label := range labels {
+		length += len(label) + 2
+	}
+	if len(labels) == 0 {
+		return svg(p, 200, nil)
+	}
+	p.NominalX(labels...)
+	p.X.Tick.Length, p.X.Width = 3, 0.5
+	height := 240.0
+	// A letter is some 5.5 points wide.
+	if length*11/2 > Width-80 {
+		p.X.Tick.Label.Rotation, p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = math.Pi/4, draw.XRight, draw.YCenter
+		height += 60
+	}
+	p.X.Min, p.X.Max = -0.3, float64(len(labels))-0.7
+	return svg(p, height, namesOf(series))
+}
+
+func namesOf(series []Series) (names []string) {
+	for _, s := range series {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// addLines adds series to a plot, and room around them.
+func addLines(p *plot.Plot, title string, series []Series, marked bool) error {
 	for i, s := range series {
 		if len(s.X) != len(s.Y) || s.Lo != nil && (len(s.Lo) != len(s.X) || len(s.Hi) != len(s.X)) {
-			return "", fmt.Errorf("draw %s: series %s has %d x, %d y, %d and %d ends of intervals", title, s.Name, len(s.X), len(s.Y), len(s.Lo), len(s.Hi))
+			return fmt.Errorf("draw %s: series %s has %d x, %d y, %d and %d ends of intervals", title, s.Name, len(s.X), len(s.Y), len(s.Lo), len(s.Hi))
 		}
-		for k, run := range runs(s) {
+		for _, run := range runs(s) {
 			if s.Lo != nil {
 				band := append(points(run.X, run.Lo), reversed(points(run.X, run.Hi))...)
 				polygon, err := plotter.NewPolygon(band)
 				if err != nil {
-					return "", fmt.Errorf("draw %s: %w", title, err)
+					return fmt.Errorf("draw %s: %w", title, err)
 				}
 				polygon.Color, polygon.Width = shade(i), 0
 				p.Add(polygon)
 			}
 			line, err := plotter.NewLine(points(run.X, run.Y))
 			if err != nil {
-				return "", fmt.Errorf("draw %s: %w", title, err)
+				return fmt.Errorf("draw %s: %w", title, err)
 			}
-			line.Color, line.Width = paint(i), 1.5
+			line.Color, line.Width, line.Dashes = paint(i), 1.5, dashes[min(i/Colours, len(dashes)-1)]
 			p.Add(line)
-			if k == 0 && s.Name != "" {
-				p.Legend.Add(s.Name, line)
+			if marked {
+				marks, err := plotter.NewScatter(points(run.X, run.Y))
+				if err != nil {
+					return fmt.Errorf("draw %s: %w", title, err)
+				}
+				marks.Color, marks.Radius, marks.Shape = paint(i), 2.5, draw.CircleGlyph{}
+				p.Add(marks)
 			}
 		}
 	}
@@ -148,8 +218,8 @@ func Lines(title, x, y string, series ...Series) (template.HTML, error) {
 	if math.IsInf(p.Y.Min, 0) || p.Y.Min >= p.Y.Max {
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
 	}
-	p.Y.Max += (p.Y.Max - p.Y.Min) * 0.15 // room for the legend
-	return svg(p, 200)
+	p.Y.Max += (p.Y.Max - p.Y.Min) * 0.04
+	return nil
 }
 
 // runs are the stretches of a series without NaN.
@@ -192,9 +262,9 @@ func reversed(xys plotter.XYs) plotter.XYs {
 }
 
 // Bars draws groups of bars, one of each name in each group, stacked or side by
-// side. values are by name, then by group.
-func Bars(title, y string, groups, names []string, values [][]float64, stacked bool) (template.HTML, error) {
-	p := newPlot(title, "", y)
+// side. values are by name, then by group; NaN is no bar.
+func Bars(title, x, y string, groups, names []string, values [][]float64, stacked bool) (template.HTML, error) {
+	p := newPlot(title, x, y)
 	width := vg.Length(0.6 * (Width - 80) / float64(max(1, len(groups))))
 	if !stacked {
 		width /= vg.Length(max(1, len(names)))
@@ -205,7 +275,7 @@ func Bars(title, y string, groups, names []string, values [][]float64, stacked b
 		if len(values[i]) != len(groups) {
 			return "", fmt.Errorf("draw %s: %d values of %s for %d groups", title, len(values[i]), name, len(groups))
 		}
-		bars, err := plotter.NewBarChart(plotter.Values(values[i]), width)
+		bars, err := plotter.NewBarChart(heights(values[i]), width)
 		if err != nil {
 			return "", fmt.Errorf("draw %s: %w", title, err)
 		}
@@ -218,13 +288,22 @@ func Bars(title, y string, groups, names []string, values [][]float64, stacked b
 		}
 		below = bars
 		p.Add(bars)
-		p.Legend.Add(name, bars)
 	}
 	p.NominalX(groups...)
 	p.X.Width = 0
 	p.X.Min, p.X.Max = -0.6, float64(len(groups))-0.4
-	p.Y.Max *= 1.3 // room for the legend
-	return svg(p, 220)
+	p.Y.Max *= 1.04
+	return svg(p, 220, names)
+}
+
+func heights(values []float64) plotter.Values {
+	out := make(plotter.Values, len(values))
+	for i, v := range values {
+		if !math.IsNaN(v) {
+			out[i] = v
+		}
+	}
+	return out
 }
 
 // Span is one stretch of a track.
@@ -242,22 +321,18 @@ type Track struct {
 // rowHeight is a track's, in points.
 const rowHeight = 17
 
-// Tracks draws tracks over one axis of time; legend names the colours.
-func Tracks(title, x string, begin, end float64, tracks []Track, legend []string) (template.HTML, error) {
+// Tracks draws tracks over one axis of time; names are of the colours, "" of one
+// that needs none.
+func Tracks(title, x string, begin, end float64, tracks []Track, names []string) (template.HTML, error) {
 	if !(begin < end) {
 		return "", fmt.Errorf("draw %s: nothing between %g and %g", title, begin, end)
 	}
-	const left, right, top, bottom = 190, 10, 22, 34
+	const left, right, top, bottom = 190, 10, 4, 34
 	height := top + bottom + rowHeight*float64(len(tracks))
 	c := vgsvg.New(Width, vg.Length(height))
 	text := draw.TextStyle{Color: ink, Font: font.Font{Typeface: "Liberation", Variant: "Sans", Size: 10}, Handler: plot.DefaultTextHandler}
 	area := draw.New(c)
 	at := func(v float64) vg.Length { return left + vg.Length((v-begin)/(end-begin)*(Width-left-right)) }
-	for i, name := range legend {
-		x := vg.Length(left + i*100)
-		area.FillPolygon(paint(i), box(x, vg.Length(height)-16, 10, 10))
-		area.FillText(text, vg.Point{X: x + 14, Y: vg.Length(height) - 14}, name)
-	}
 	for row, track := range tracks {
 		y := vg.Length(height - top - rowHeight*float64(row+1))
 		area.StrokeLine2(draw.LineStyle{Color: faint, Width: 0.5}, left, y, Width-right, y)
@@ -278,7 +353,7 @@ func Tracks(title, x string, begin, end float64, tracks []Track, legend []string
 		area.FillText(text, vg.Point{X: at(tick.Value) - 8, Y: bottom - 16}, tick.Label)
 	}
 	area.FillText(text, vg.Point{X: left, Y: 4}, x)
-	return embed(c, title)
+	return embed(c, title, names)
 }
 
 func box(x, y, w, h vg.Length) []vg.Point {

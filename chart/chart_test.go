@@ -1,6 +1,7 @@
 package chart_test
 
 import (
+	"fmt"
 	"html/template"
 	"math"
 	"strings"
@@ -33,12 +34,37 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// More curves than colours are told apart by their dashes, and a name that is too
+// long for the axis stands aslant.
+func TestOver(t *testing.T) {
+	labels := []string{"one", strings.Repeat("a long label ", 8), "<three>"}
+	var series []chart.Series
+	for i := range chart.Colours + 1 {
+		series = append(series, chart.Series{Name: fmt.Sprintf("curve <%d>", i), X: []float64{0, 1, 2, 2}, Y: []float64{1, 2, math.NaN(), float64(i)}})
+	}
+	got, err := chart.Over("over", "x", "y", labels, series...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"&lt;three&gt;", "stroke-dasharray", `<span class="k1 d1"></span>curve &lt;7&gt;`, "rotate(", "var(--c7)"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %q in\n%.3000s", want, got)
+		}
+	}
+	if strings.Contains(string(got), "NaN") {
+		t.Error("NaN is drawn")
+	}
+	if got, err := chart.Over("nothing", "", "", nil); err != nil || strings.Contains(string(got), "NaN") {
+		t.Errorf("%v: %s", err, got)
+	}
+}
+
 func TestBars(t *testing.T) {
-	got, err := chart.Bars("bars", "s", []string{"stage 0", "stage 1"}, []string{"a", "b"}, [][]float64{{1, 2}, {3, 4}}, false)
+	got, err := chart.Bars("bars", "stage", "s", []string{"stage 0", "stage 1"}, []string{"a", "b"}, [][]float64{{1, 2}, {3, math.NaN()}}, false)
 	if err != nil || !strings.Contains(string(got), "stage 1") || !strings.Contains(string(got), "var(--c2)") {
 		t.Errorf("%v: %s", err, got)
 	}
-	if _, err := chart.Bars("bars", "s", []string{"x"}, []string{"a"}, [][]float64{{1, 2}}, true); err == nil {
+	if _, err := chart.Bars("bars", "", "s", []string{"x"}, []string{"a"}, [][]float64{{1, 2}}, true); err == nil {
 		t.Error("two values for one group")
 	}
 }

@@ -12,6 +12,7 @@ import (
 type Page struct {
 	Title    string
 	About    string // a line below the title
+	Warnings []string
 	Sections []Section
 }
 

@@ -1,66 +1,54 @@
 package simulator
 
 import (
-	"fmt"
 	"html/template"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
-	"github.com/go-analyze/charts"
-
-	_ "embed"
+	"pipefill/chart"
 )
 
-//go:embed report.html.tmpl
-var reportText string
+// mostLabel is where a label on the x axis is cut.
+const mostLabel = 24
 
-var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"cell": cell, "number": func(v any) bool { _, text := v.(string); return !text },
-}).Parse(reportText))
-
-// htmlSection is a section with its plot drawn.
-type htmlSection struct {
-	Section
-	SVG template.HTML
-}
-
-// writeHTML writes a page that needs nothing besides itself: plots are SVG within
-// it, and it can be printed and read on a dark screen.
+// writeHTML writes a page that needs nothing besides itself.
 func writeHTML(out io.Writer, title, about string, sections []Section, warnings []string, assumptions []Assumption) error {
-	var drawn []htmlSection
-	for _, s := range sections {
-		h := htmlSection{Section: s}
+	page := chart.Page{Title: title, About: about, Warnings: warnings}
+	for i := range sections {
+		s := &sections[i]
+		drawn := chart.Section{Heading: s.Title, Text: s.Note, Table: s.table()}
 		if s.Plot != nil && len(s.Rows) > 0 {
-			svg, err := s.draw()
-			if err != nil {
-				return fmt.Errorf("draw %s: %w", s.Title, err)
+			var err error
+			if drawn.Picture, err = s.draw(); err != nil {
+				return err
 			}
-			h.SVG = template.HTML(svg) //nolint:gosec // made by the charts library, which escapes text
 		}
-		drawn = append(drawn, h)
+		page.Sections = append(page.Sections, drawn)
 	}
-	err := reportTemplate.Execute(out, map[string]any{
-		"Title": title, "About": about, "Sections": drawn, "Warnings": warnings, "Assumptions": assumptions,
-	})
-	if err != nil {
-		return fmt.Errorf("write report: %w", err)
+	assumed := &chart.Table{Header: []string{"what", "value", "source"}}
+	for _, a := range assumptions {
+		assumed.Rows = append(assumed.Rows, []string{a.Name, a.Value, a.Source})
 	}
-	return nil
+	page.Sections = append(page.Sections, chart.Section{Heading: "What is assumed", Table: assumed})
+	return page.Write(out)
 }
 
-// curveColors are dark, so that a dark page's filter makes them light, and told
-// apart also by those who see no red or no green (after Okabe and Ito).
-var curveColors = []charts.Color{
-	charts.ParseColor("#0072B2"), charts.ParseColor("#B34A00"), charts.ParseColor("#00735C"), charts.ParseColor("#A0407A"),
-	charts.ParseColor("#7A6200"), charts.ParseColor("#3B3B3B"), charts.ParseColor("#5B3A9A"), charts.ParseColor("#2E7FA8"),
+func (s *Section) table() *chart.Table {
+	t := &chart.Table{Header: s.Columns}
+	for i, row := range s.Rows {
+		cells := make([]string, len(row))
+		for k, v := range row {
+			cells[k] = cell(v)
+			if _, text := v.(string); i == 0 {
+				t.Right = append(t.Right, !text)
+			}
+		}
+		t.Rows = append(t.Rows, cells)
+	}
+	return t
 }
-
-const (
-	plotWidth, plotHeight = 760, 380
-	// mostLabel is where a label on the x axis is cut.
-	mostLabel = 24
-)
 
 // series returns what is plotted: the labels along the x axis, and for each curve
 // its name and its values.
@@ -81,7 +69,7 @@ func (s *Section) series() (labels []string, names []string, values [][]float64)
 	}
 	values = make([][]float64, len(names))
 	for i := range values {
-		values[i] = slices.Repeat([]float64{charts.GetNullValue()}, len(labels))
+		values[i] = slices.Repeat([]float64{math.NaN()}, len(labels))
 	}
 	for _, row := range s.Rows {
 		x := slices.Index(labels, cell(row[s.Plot.X]))
@@ -124,32 +112,19 @@ func asFloat(v any) (float64, bool) {
 	return 0, false
 }
 
-// draw makes the section's plot, as SVG.
-func (s *Section) draw() (string, error) {
+// draw makes the section's plot.
+func (s *Section) draw() (template.HTML, error) {
 	labels, names, values := s.series()
-	theme := charts.GetTheme(charts.ThemeLight).WithBackgroundColor(charts.ColorTransparent).WithSeriesColors(curveColors)
-	p := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: plotWidth, Height: plotHeight + 18*((len(names)+2)/3), Theme: theme})
-	x := charts.CategoryAxisOption{Labels: labels, Title: s.Plot.XAxis}
-	y := []charts.ValueAxisOption{{Title: s.Plot.YAxis, Min: charts.Ptr(0.0)}}
-	legend := charts.LegendOption{SeriesNames: names}
 	if s.Plot.Bars {
-		option := charts.NewBarChartOptionWithData(values)
-		option.Theme, option.CategoryAxis, option.ValueAxis, option.Legend = theme, x, y, legend
-		if err := p.BarChart(option); err != nil {
-			return "", err
-		}
-	} else {
-		option := charts.NewLineChartOptionWithData(values)
-		option.Theme, option.XAxis, option.YAxis, option.Legend = theme, x, y, legend
-		if err := p.LineChart(option); err != nil {
-			return "", err
-		}
+		return chart.Bars(s.Title, s.Plot.XAxis, s.Plot.YAxis, labels, names, values, false)
 	}
-	svg, err := p.Bytes()
-	if err != nil {
-		return "", err
+	var series []chart.Series
+	for i, name := range names {
+		line := chart.Series{Name: name}
+		for x, y := range values[i] {
+			line.X, line.Y = append(line.X, float64(x)), append(line.Y, y)
+		}
+		series = append(series, line)
 	}
-	// Let the page set the width; the drawing keeps its shape.
-	text := string(svg)
-	return text[max(0, strings.Index(text, "<svg")):], nil
+	return chart.Over(s.Title, s.Plot.XAxis, s.Plot.YAxis, labels, series...)
 }

@@ -122,10 +122,10 @@ func (r Run) timeline() (chart.Section, error) {
 		}
 	}
 	picture, err := chart.Tracks("timeline", "seconds of the run", seconds(from), seconds(last), tracks,
-		[]string{"forward", "backward", "fill job", "gate open"})
+		[]string{"forward", "backward", "fill job", "gate open", "wait", "ran after its gate was shut", "other work"})
 	return chart.Section{
 		Heading: "Timeline", Picture: picture,
-		Text: "The last seconds with fill jobs on every device. Orange: what a fill job ran after its gate was shut, where that was more than 0.1 ms.",
+		Text: "The last seconds with fill jobs on every device. What a fill job ran after its gate was shut is drawn where it was more than 0.1 ms.",
 	}, err
 }
 
@@ -158,7 +158,7 @@ func (r Run) stages() (chart.Section, error) {
 			kept, drawn = append(kept, name), append(drawn, values[i])
 		}
 	}
-	picture, err := chart.Bars("bubbles by stage and kind", "seconds", groups, kept, drawn, false)
+	picture, err := chart.Bars("bubbles by stage and kind", "stage of the pipeline", "seconds", groups, kept, drawn, false)
 	return chart.Section{Heading: "Bubbles by stage", Picture: picture, Text: "comm and other are waited for too, and never offered."}, err
 }
 

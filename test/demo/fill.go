@@ -36,14 +36,14 @@ func (d *demo) submit(ctx context.Context) error {
 	users := []string{cluster.Ann, cluster.Bob}
 	plan := []int{0, 2, 1, 2, 0} // numeric, chunked, numeric-small, chunked, numeric
 	for i, which := range plan {
-		p := d.programs[which]
-		j := &fillJob{user: users[i%2], what: p.Name, program: p, expect: "COMPLETED", digest: filepath.Join(d.work, fmt.Sprintf("digest.%d", i))}
-		if err := d.sbatch(ctx, j, p.Command(d.lib, p.Steps, j.digest), p.Options...); err != nil {
+		p := d.Programs[which]
+		j := &fillJob{user: users[i%2], what: p.Name, program: p, expect: "COMPLETED", digest: filepath.Join(d.Work, fmt.Sprintf("digest.%d", i))}
+		if err := d.sbatch(ctx, j, p.Command(d.Lib, p.Steps, j.digest), p.Options...); err != nil {
 			return err
 		}
 	}
 	fails := &fillJob{user: cluster.Bob, what: "fails by itself", expect: "FAILED"}
-	if err := d.sbatch(ctx, fails, "/usr/bin/python3 "+d.lib+"/fill_fails.py"); err != nil {
+	if err := d.sbatch(ctx, fails, "/usr/bin/python3 "+d.Lib+"/fill_fails.py"); err != nil {
 		return err
 	}
 	greedy := &fillJob{user: cluster.Ann, what: "asks for 900 GiB of device memory", expect: "PENDING"}
@@ -51,32 +51,32 @@ func (d *demo) submit(ctx context.Context) error {
 }
 
 func (d *demo) sbatch(ctx context.Context, j *fillJob, script string, options ...string) error {
-	out := filepath.Join(d.work, fmt.Sprintf("out.%d", len(d.jobs)))
+	out := filepath.Join(d.Work, fmt.Sprintf("out.%d", len(d.jobs)))
 	arguments := append([]string{"-p", "pipefill", "--mem=300", "--time=10", "-o", out, "-J", strings.ReplaceAll(j.what, " ", "-")}, options...)
 	var err error
-	if j.id, err = d.cluster.Submit(ctx, j.user, script, arguments...); err != nil {
+	if j.id, err = d.Cluster.Submit(ctx, j.user, script, arguments...); err != nil {
 		return err
 	}
 	d.jobs = append(d.jobs, j)
-	d.say("fill job %d of %s: %s", j.id, j.user, j.what)
+	d.Say("fill job %d of %s: %s", j.id, j.user, j.what)
 	return nil
 }
 
 // follow prints progress until every fill job is as it will stay.
 func (d *demo) follow(ctx context.Context) error {
-	client, err := d.cluster.Controller()
+	client, err := d.Cluster.Controller()
 	if err != nil {
 		return err
 	}
-	told := d.now()
+	told := d.Now()
 	return workload.Await(ctx, "the fill jobs", func() (bool, error) {
 		queue, err := client.Jobs(ctx, api.JobFilter{})
 		if err != nil {
 			return false, err
 		}
 		left, err := d.look(ctx, queue)
-		if d.now().Sub(told) >= 5*time.Second || left == 0 {
-			told = d.now()
+		if d.Now().Sub(told) >= 5*time.Second || left == 0 {
+			told = d.Now()
 			d.progress(queue)
 		}
 		return left == 0, err
@@ -85,14 +85,14 @@ func (d *demo) follow(ctx context.Context) error {
 
 // look brings the jobs' states up to date and counts those still to change.
 func (d *demo) look(ctx context.Context, queue []api.FillJob) (left int, err error) {
-	if main, err := d.cluster.Slurm.Job(ctx, d.trainer.ID); err != nil || main.Ended() {
+	if main, err := d.Cluster.Slurm.Job(ctx, d.trainer.ID); err != nil || main.Ended() {
 		return 0, errors.Join(err, fmt.Errorf("the main job is gone (%s)", main.State))
 	}
 	for _, j := range d.jobs {
 		if ended(j.state) {
 			continue
 		}
-		job, err := d.cluster.Slurm.Job(ctx, j.id)
+		job, err := d.Cluster.Slurm.Job(ctx, j.id)
 		if err != nil {
 			return 0, err
 		}
@@ -121,7 +121,7 @@ func (d *demo) progress(queue []api.FillJob) {
 	for _, state := range slices.Sorted(maps.Keys(count)) {
 		states = append(states, fmt.Sprintf("%d %s", count[state], state))
 	}
-	d.say("training at iteration %d; fill jobs: %s; %.1f device-seconds charged",
+	d.Say("training at iteration %d; fill jobs: %s; %.1f device-seconds charged",
 		d.trainer.Iterations(), strings.Join(states, ", "), float64(deviceMs)/1e3)
 }
 
@@ -192,7 +192,7 @@ func (d *demo) keepLists() error {
 		jobs = append(jobs, job{j.id, j.user, j.what, program, j.state})
 	}
 	outside := map[string][]float64{}
-	for _, p := range d.programs {
+	for _, p := range d.Programs {
 		outside[p.Name] = p.Seconds
 	}
 	var errs []error
@@ -208,11 +208,11 @@ func (d *demo) keepLists() error {
 
 // keepOutputs copies what the jobs printed to the logs.
 func (d *demo) keepOutputs() error {
-	paths, err := filepath.Glob(filepath.Join(d.work, "out.*"))
+	paths, err := filepath.Glob(filepath.Join(d.Work, "out.*"))
 	if err != nil {
 		return fmt.Errorf("keep outputs: %w", err)
 	}
-	for _, path := range append(paths, filepath.Join(filepath.Dir(d.work), "train", "out")) {
+	for _, path := range append(paths, filepath.Join(filepath.Dir(d.Work), "train", "out")) {
 		text, err := os.ReadFile(path)
 		if err == nil {
 			err = os.WriteFile(filepath.Join(d.out, "logs", filepath.Base(path)), text, 0o644)

@@ -11,70 +11,49 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"pipefill/measure"
-	"pipefill/test/cluster"
 	"pipefill/test/workload"
+	"pipefill/timeline"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		stop()
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1) //nolint:gocritic // stop has run
-	}
-}
+func main() { workload.Main("demo", run) }
 
 // demo is one run.
 type demo struct {
-	root, build, out string
-	short            bool
-	stdout           io.Writer
-	now              func() time.Time
-	begin            time.Time
+	workload.Site
+	out   string
+	short bool
 
-	cluster  *cluster.Cluster
-	lib      string
-	work     string
-	programs []*workload.Program
 	trainer  *workload.Trainer
+	recorded timeline.Timeline
 	results  []workload.TrainerResult
 	jobs     []*fillJob
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
-	d := &demo{stdout: stdout, now: time.Now}
+	d := &demo{Site: workload.Site{Stdout: stdout, Now: time.Now}}
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
-	flags.StringVar(&d.root, "root", ".", "the tree's `FOLDER`")
-	flags.StringVar(&d.build, "build", "build", "`FOLDER` with the built programs")
+	d.Flags(flags)
 	flags.StringVar(&d.out, "out", "build/demo", "`FOLDER` for report.json and traces")
 	flags.BoolVar(&d.short, "short", false, "smaller fill jobs, for a test: about a minute")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	d.begin = d.now()
 	if err := d.prepare(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
 	defer cancel()
-	d.say("starting a private Slurm cluster of two nodes, pipefilld on each, pipefillctld, slurmrestd and munge")
-	d.cluster, err = cluster.Up(ctx, d.root, slog.New(slog.DiscardHandler), append([]string{"--trace"}, generous...)...)
-	if err != nil {
+	if err := d.Start(ctx, generous, &d.out); err != nil {
 		return err
 	}
 	defer func() {
-		d.say("taking the cluster down")
-		err = errors.Join(err, d.cluster.Down())
+		d.Say("taking the cluster down")
+		err = errors.Join(err, d.Cluster.Down())
 	}()
 	err = d.fill(ctx)
 	if kept := d.keep(); err == nil {
@@ -88,16 +67,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 
 // generous offers as much as suits fill jobs of the idle class on cores, which
 // give way by themselves; the defaults are for devices where a stop takes time.
-var generous = []string{"--node=guard_ms: 0", "--node=share: 2", "--node=min_ms: 1", "--node=floor_ms: 20"}
+var generous = []string{"--node=guard_ms: 0", "--node=share: 2", "--node=min_ms: 1", "--node=floor_ms: 20", recording}
 
-// prepare makes paths absolute and the output folder empty.
+// recording has room for all of the run.
+const recording = "--node=recording: 8MiB"
+
+// prepare makes the output folder empty.
 func (d *demo) prepare() error {
-	for _, path := range []*string{&d.root, &d.build, &d.out} {
-		var err error
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("prepare: %w", err)
-		}
-	}
 	err := errors.Join(os.RemoveAll(filepath.Join(d.out, "traces")), os.RemoveAll(filepath.Join(d.out, "logs")))
 	if err == nil {
 		err = os.MkdirAll(d.out, 0o755)
@@ -108,25 +84,18 @@ func (d *demo) prepare() error {
 	return nil
 }
 
-// say prints a line with the time since the start.
-func (d *demo) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(d.stdout, "%5.0f s  %s\n", d.now().Sub(d.begin).Seconds(), fmt.Sprintf(format, args...))
-}
-
 // fill is the run itself, from exclusive runs to the main job's end.
 func (d *demo) fill(ctx context.Context) error {
-	var err error
-	if d.lib, err = workload.Install(d.cluster, d.root, d.build); err != nil {
+	want, runs := 6*time.Second, 3
+	if d.short {
+		want, runs = 1500*time.Millisecond, 1
+	}
+	err := d.Outside(ctx, want, runs)
+	if err != nil {
 		return err
 	}
-	if d.work, err = d.cluster.Folder("work"); err != nil {
-		return err
-	}
-	if err := d.measureOutside(ctx); err != nil {
-		return err
-	}
-	d.say("submitting the main job: sbatch --pipefill, 2 nodes, a transformer in two stages, 1F1B, 4 micro-batches")
-	if d.trainer, err = workload.Train(ctx, d.cluster, d.lib, "train", "--pipefill"); err != nil {
+	d.Say("submitting the main job: sbatch --pipefill, 2 nodes, a transformer in two stages, 1F1B, 4 micro-batches")
+	if d.trainer, err = workload.Train(ctx, d.Cluster, d.Lib, "train", "--pipefill"); err != nil {
 		return err
 	}
 	if err := d.trainer.AwaitIterations(ctx, 20); err != nil {
@@ -144,26 +113,11 @@ func (d *demo) fill(ctx context.Context) error {
 			return err
 		}
 	}
-	d.say("all fill jobs have ended; telling the main job to stop")
-	d.results, err = d.trainer.Stop(ctx)
-	return err
-}
-
-// measureOutside runs each program alone, for its digest and its time.
-func (d *demo) measureOutside(ctx context.Context) error {
-	want, runs := 6*time.Second, 3
-	if d.short {
-		want, runs = 1500*time.Millisecond, 1
+	d.Say("all fill jobs have ended; telling the main job to stop")
+	if d.results, err = d.trainer.Stop(ctx); err != nil {
+		return err
 	}
-	d.programs = workload.Programs()
-	for _, p := range d.programs {
-		d.say("running %s outside, alone on a core, %d times: its digest and its time", p.Name, runs)
-		if err := p.Exclusive(ctx, d.cluster, d.lib, d.work, want, runs, d.now); err != nil {
-			return err
-		}
-		d.say("  %s: %.2f s for %d steps, digest %.12s…", p.Name, p.IdleSeconds(), p.Steps, p.Digest)
-	}
-	return nil
+	return d.fetchTimeline(ctx)
 }
 
 // keep saves logs and traces from the cluster's folder, which goes.
@@ -175,8 +129,8 @@ func (d *demo) keep() error {
 			errs = append(errs, os.CopyFS(to, os.DirFS(from)))
 		}
 	}
-	copyTree(filepath.Join(d.out, "logs"), filepath.Join(d.cluster.Dir, "log"))
-	copyTree(traces, filepath.Join(d.cluster.Dir, "trace"))
+	copyTree(filepath.Join(d.out, "logs"), filepath.Join(d.Cluster.Dir, "log"))
+	copyTree(traces, filepath.Join(d.Cluster.Dir, "trace"))
 	if d.trainer != nil {
 		copyTree(filepath.Join(traces, "ranks"), d.trainer.Traces)
 	}
@@ -215,6 +169,6 @@ func (d *demo) report() error {
 		return err
 	}
 	d.print(report)
-	d.say("figures in %s, raw traces and logs beside it; report.html there has them with charts, timeline.json is for ui.perfetto.dev", path)
+	d.Say("figures in %s, raw traces and logs beside it; report.html there has them with charts, timeline.json is for ui.perfetto.dev", path)
 	return d.judge(report)
 }

@@ -9,7 +9,7 @@ import (
 
 // print writes the report for people.
 func (d *demo) print(r measure.Report) {
-	w := tabwriter.NewWriter(d.stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(d.Stdout, 0, 0, 2, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 	line("")
 	line("JOBID\tUSER\tWHAT\tSTATE\tRESULT")
@@ -22,6 +22,6 @@ func (d *demo) print(r measure.Report) {
 	}
 	line("")
 	_ = w.Flush()
-	_ = r.WriteText(d.stdout)
-	_, _ = fmt.Fprintln(d.stdout)
+	_ = r.WriteText(d.Stdout)
+	_, _ = fmt.Fprintln(d.Stdout)
 }

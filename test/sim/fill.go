@@ -39,7 +39,7 @@ func monotonicNs() (int64, error) {
 
 // fill runs the main job, and which programs as fill jobs, all submitted at once.
 func (c *check) fill(ctx context.Context, name string, which []int) (*filled, error) {
-	trainer, err := workload.Train(ctx, c.cluster, c.lib, name, "--pipefill")
+	trainer, err := workload.Train(ctx, c.Cluster, c.Lib, name, "--pipefill")
 	if err != nil {
 		return nil, err
 	}
@@ -49,13 +49,13 @@ func (c *check) fill(ctx context.Context, name string, which []int) (*filled, er
 	}
 	f := &filled{}
 	for i, k := range which {
-		p := c.programs[k]
-		options := append([]string{"-p", "pipefill", "--mem=300", "--time=10", "-J", p.Name, "-o", filepath.Join(c.work, fmt.Sprintf("%s.%d", name, i))}, p.Options...)
+		p := c.Programs[k]
+		options := append([]string{"-p", "pipefill", "--mem=300", "--time=10", "-J", p.Name, "-o", filepath.Join(c.Work, fmt.Sprintf("%s.%d", name, i))}, p.Options...)
 		at, err := monotonicNs()
 		if err != nil {
 			return nil, err
 		}
-		id, err := c.cluster.Submit(ctx, cluster.Ann, p.Command(c.lib, p.Steps, filepath.Join(c.work, fmt.Sprintf("%s.digest.%d", name, i))), options...)
+		id, err := c.Cluster.Submit(ctx, cluster.Ann, p.Command(c.Lib, p.Steps, filepath.Join(c.Work, fmt.Sprintf("%s.digest.%d", name, i))), options...)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +64,7 @@ func (c *check) fill(ctx context.Context, name string, which []int) (*filled, er
 	if err := c.await(ctx, f); err != nil {
 		return nil, err
 	}
-	client, err := c.cluster.Controller()
+	client, err := c.Cluster.Controller()
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (c *check) fill(ctx context.Context, name string, which []int) (*filled, er
 	if _, err := trainer.Stop(ctx); err != nil {
 		return nil, err
 	}
-	return f, f.read(filepath.Join(c.cluster.Dir, "trace"), trainer.Traces)
+	return f, f.read(filepath.Join(c.Cluster.Dir, "trace"), trainer.Traces)
 }
 
 // await waits until every fill job has completed. Slurm forgets jobs some time
@@ -84,7 +84,7 @@ func (c *check) await(ctx context.Context, f *filled) error {
 	return workload.Await(ctx, "the fill jobs", func() (bool, error) {
 		var failed error
 		left = slices.DeleteFunc(left, func(id int64) bool {
-			job, err := c.cluster.Slurm.Job(ctx, id)
+			job, err := c.Cluster.Slurm.Job(ctx, id)
 			if err == nil && job.Ended() && job.State != "COMPLETED" {
 				err = fmt.Errorf("fill job %d ended as %s", id, job.State)
 			}

@@ -10,28 +10,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"pipefill/test/cluster"
 	"pipefill/test/workload"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		stop()
-		fmt.Fprintln(os.Stderr, "sim:", err)
-		os.Exit(1) //nolint:gocritic // stop has run
-	}
-}
+func main() { workload.Main("sim", run) }
 
 // What is allowed: DESIGN's figures for the simulator.
 const (
@@ -41,16 +27,9 @@ const (
 
 // check is one run of the comparison.
 type check struct {
-	root, build, out string
-	strict           bool
-	stdout           io.Writer
-	now              func() time.Time
-	begin            time.Time
-
-	cluster  *cluster.Cluster
-	lib      string
-	work     string
-	programs []*workload.Program
+	workload.Site
+	out    string
+	strict bool
 }
 
 // figures are what is written to check-sim.json.
@@ -82,32 +61,23 @@ type jobCompare struct {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
-	c := &check{stdout: stdout, now: time.Now}
+	c := &check{Site: workload.Site{Stdout: stdout, Now: time.Now}}
 	flags := flag.NewFlagSet("sim", flag.ContinueOnError)
-	flags.StringVar(&c.root, "root", ".", "the tree's `FOLDER`")
-	flags.StringVar(&c.build, "build", "build", "`FOLDER` with the built programs")
+	c.Flags(flags)
 	flags.StringVar(&c.out, "out", "build/check-sim.json", "`FILE` for the figures")
 	flags.BoolVar(&c.strict, "strict", false, "fail where the prediction is further off than it should be")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	for _, path := range []*string{&c.root, &c.build, &c.out} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("start: %w", err)
-		}
-	}
-	c.begin = c.now()
 	ctx, cancel := context.WithTimeout(ctx, 9*time.Minute)
 	defer cancel()
-	c.say("starting a private Slurm cluster of two nodes")
 	// Control iterations at one rate: by default they are many at first and then
 	// fewer, and the two runs would differ in them.
-	c.cluster, err = cluster.Up(ctx, c.root, slog.New(slog.DiscardHandler), "--trace", "--node=control: 10%", "--node=budget: 100%",
-		"--node=fill_sched: normal", "--node=guard_ms: 0", "--node=share: 1.3", "--node=min_ms: 1")
-	if err != nil {
+	switches := []string{"--node=control: 10%", "--node=budget: 100%", "--node=fill_sched: normal", "--node=guard_ms: 0", "--node=share: 1.3", "--node=min_ms: 1"}
+	if err := c.Start(ctx, switches, &c.out); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.cluster.Down()) }()
+	defer func() { err = errors.Join(err, c.Cluster.Down()) }()
 	f, err := c.compare(ctx)
 	if err != nil {
 		return err
@@ -117,20 +87,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 
 // compare measures a run, predicts the next, runs it, and compares.
 func (c *check) compare(ctx context.Context) (f figures, err error) {
-	if c.lib, err = workload.Install(c.cluster, c.root, c.build); err != nil {
+	if err := c.Outside(ctx, 3*time.Second, 3); err != nil {
 		return f, err
 	}
-	if c.work, err = c.cluster.Folder("work"); err != nil {
-		return f, err
-	}
-	c.programs = workload.Programs()
-	for _, p := range c.programs {
-		if err := p.Exclusive(ctx, c.cluster, c.lib, c.work, 3*time.Second, 3, c.now); err != nil {
-			return f, err
-		}
-		c.say("%s alone: %.2f s for %d steps", p.Name, p.IdleSeconds(), p.Steps)
-	}
-	c.say("the first run: its bubbles, and how fast each program is in them")
+	c.Say("the first run: its bubbles, and how fast each program is in them")
 	earlier, err := c.fill(ctx, "earlier", []int{0, 2, 1, 0, 2, 1})
 	if err != nil {
 		return f, err
@@ -144,7 +104,7 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 	if err != nil {
 		return f, err
 	}
-	c.say("predicted: useful %.1f %%, a job done after %.1f s on the mean; now the run itself", predicted.usefulPct, mean(predicted.completionS))
+	c.Say("predicted: useful %.1f %%, a job done after %.1f s on the mean; now the run itself", predicted.usefulPct, mean(predicted.completionS))
 	measured, err := c.fill(ctx, "next", next)
 	if err != nil {
 		return f, err
@@ -152,7 +112,7 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 	f.UsefulPct = compare(predicted.usefulPct, measured.usefulPct())
 	f.CompletionS = compare(mean(predicted.completionS), mean(measured.completions()))
 	for i, took := range measured.completions() {
-		j := jobCompare{c.programs[next[i]].Name, compare(predicted.completionS[i], took)}
+		j := jobCompare{c.Programs[next[i]].Name, compare(predicted.completionS[i], took)}
 		f.Jobs = append(f.Jobs, j)
 		f.WorstJobPct = max(f.WorstJobPct, abs(j.ErrorPct))
 		f.MeanJobPct += abs(j.ErrorPct) / float64(len(next))
@@ -164,7 +124,7 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 
 // report prints the comparison and writes it down.
 func (c *check) report(f figures) error {
-	w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	w := tabwriter.NewWriter(c.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(w, "\n\tPREDICTED\tMEASURED\tERROR\t")
 	line := func(what string, x compared) {
 		_, _ = fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%+.1f %%\t\n", what, x.Predicted, x.Measured, x.ErrorPct)
@@ -175,7 +135,7 @@ func (c *check) report(f figures) error {
 		line(j.Program+", s", j.compared)
 	}
 	_ = w.Flush()
-	_, _ = fmt.Fprintf(c.stdout, "a job's time is off by %.1f %% on the mean, %.1f %% at most\n", f.MeanJobPct, f.WorstJobPct)
+	_, _ = fmt.Fprintf(c.Stdout, "a job's time is off by %.1f %% on the mean, %.1f %% at most\n", f.MeanJobPct, f.WorstJobPct)
 	data, err := json.MarshalIndent(f, "", "  ")
 	if err == nil {
 		err = os.WriteFile(c.out, append(data, '\n'), 0o644)
@@ -185,21 +145,16 @@ func (c *check) report(f figures) error {
 	}
 	verdict := func(met bool, what string, within int) error {
 		if met {
-			_, _ = fmt.Fprintf(c.stdout, "%s: within %d %%: met\n", what, within)
+			_, _ = fmt.Fprintf(c.Stdout, "%s: within %d %%: met\n", what, within)
 			return nil
 		}
-		_, _ = fmt.Fprintf(c.stdout, "%s: within %d %%: NOT MET\n", what, within)
+		_, _ = fmt.Fprintf(c.Stdout, "%s: within %d %%: NOT MET\n", what, within)
 		if c.strict {
 			return fmt.Errorf("%s is off by more than %d %%", what, within)
 		}
 		return nil
 	}
 	return errors.Join(verdict(f.UsefulMet, "useful share", usefulWithin), verdict(f.CompletionMet, "completion times", completionWithin))
-}
-
-// say prints a line with the time since the start.
-func (c *check) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.stdout, "%5.0f s  %s\n", c.now().Sub(c.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func abs(x float64) float64 { return max(x, -x) }

@@ -51,7 +51,7 @@ func (c *check) learn(f *filled) (*learned, error) {
 	}
 	for p := range alone {
 		l.speeds[p] = alone[p] / there[p]
-		c.say("%s does %.3f s of its work a second there", p.Name, l.speeds[p])
+		c.Say("%s does %.3f s of its work a second there", p.Name, l.speeds[p])
 	}
 	l.bubble = f.report.Bubbles.Seconds / total
 	var gaps, firsts []float64
@@ -66,7 +66,7 @@ func (c *check) learn(f *filled) (*learned, error) {
 		return nil, errors.New("no device had two fill jobs")
 	}
 	l.start, l.first = time.Duration(mean(gaps)), time.Duration(mean(firsts))
-	c.say("bubbles are %.1f %% of the time; from job to job %.1f s, to the first one %.1f s", 100*l.bubble, l.start.Seconds(), l.first.Seconds())
+	c.Say("bubbles are %.1f %% of the time; from job to job %.1f s, to the first one %.1f s", 100*l.bubble, l.start.Seconds(), l.first.Seconds())
 	return l, nil
 }
 
@@ -92,13 +92,13 @@ func (c *check) predict(ctx context.Context, l *learned, which []int) (*predicti
 			usable += float64(b.DurationNs) / float64(d.Cycle.IterationNs) / float64(len(l.devices))
 		}
 	}
-	for _, p := range c.programs {
+	for _, p := range c.Programs {
 		s.Fills = append(s.Fills, simulator.Fill{Name: p.Name, Weight: 1, Within: l.speeds[p] / (usable * (1 - control))})
 	}
 	trace := &sim.Trace{}
 	work := 0.0
 	for _, k := range which {
-		p := c.programs[k]
+		p := c.Programs[k]
 		work += p.IdleSeconds()
 		trace.Jobs = append(trace.Jobs, sim.Job{RunMs: int64(1e3 * p.IdleSeconds()), Devices: 1, Kind: k + 1})
 	}
