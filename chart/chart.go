@@ -61,12 +61,31 @@ func shade(i int) color.NRGBA { return color.NRGBA{4, 4, paint(i).B, 255} }
 
 func paint(i int) color.NRGBA { return palette[i%len(palette)] }
 
-func newPlot(title, x, y string) *plot.Plot {
+// ticks are gonum's, labelled 5000 and not 5000.00.
+type ticks struct{}
+
+// Ticks is plot.Ticker's.
+func (ticks) Ticks(least, most float64) []plot.Tick {
+	all := plot.DefaultTicks{}.Ticks(least, most)
+	for i := range all {
+		if all[i].Label != "" {
+			// Steps are multiples of powers of ten, with errors in the last digits.
+			rounded, err := strconv.ParseFloat(strconv.FormatFloat(all[i].Value, 'g', 9, 64), 64)
+			if err == nil {
+				all[i].Label = strconv.FormatFloat(rounded, 'f', -1, 64)
+			}
+		}
+	}
+	return all
+}
+
+func newPlot(x, y string) *plot.Plot {
 	p := plot.New()
 	p.BackgroundColor = color.Transparent
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks{}, ticks{}
 	text := font.Font{Typeface: "Liberation", Variant: "Sans", Size: 11}
-	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label} {
+	for _, style := range []*draw.TextStyle{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label} {
 		style.Color, style.Font = ink, text
 	}
 	p.X.Color, p.Y.Color, p.X.Tick.Color, p.Y.Tick.Color = ink, ink, ink, ink
@@ -77,11 +96,11 @@ func newPlot(title, x, y string) *plot.Plot {
 }
 
 // svg draws a plot and gives it the page's colours and fonts. names are of its
-// legend.
-func svg(p *plot.Plot, height float64, names []string) (template.HTML, error) {
+// legend. The title is for those who do not see: the page's heading is above.
+func svg(p *plot.Plot, title string, height float64, names []string) (template.HTML, error) {
 	c := vgsvg.New(Width, vg.Length(height))
 	p.Draw(draw.New(c))
-	return embed(c, p.Title.Text, names)
+	return embed(c, title, names)
 }
 
 // legend is below a picture and not in it: it hides nothing, its letters have the
@@ -140,17 +159,17 @@ func smaller(size string) string {
 // Lines draws series over the same axis, each with its interval. The y axis
 // begins at 0 where all values are above.
 func Lines(title, x, y string, series ...Series) (template.HTML, error) {
-	p := newPlot(title, x, y)
+	p := newPlot(x, y)
 	if err := addLines(p, title, series, false); err != nil {
 		return "", err
 	}
-	return svg(p, 200, namesOf(series))
+	return svg(p, title, 200, namesOf(series))
 }
 
 // Over draws series over labels: X of a series are indices of them. Values are
 // marked, since one alone makes no line.
 func Over(title, x, y string, labels []string, series ...Series) (template.HTML, error) {
-	p := newPlot(title, x, y)
+	p := newPlot(x, y)
 	if err := addLines(p, title, series, true); err != nil {
 		return "", err
 	}
@@ -159,7 +178,7 @@ func Over(title, x, y string, labels []string, series ...Series) (template.HTML,
 		length += len(label) + 2
 	}
 	if len(labels) == 0 {
-		return svg(p, 200, nil)
+		return svg(p, title, 200, nil)
 	}
 	p.NominalX(labels...)
 	p.X.Tick.Length, p.X.Width = 3, 0.5
@@ -170,7 +189,7 @@ func Over(title, x, y string, labels []string, series ...Series) (template.HTML,
 		height += 60
 	}
 	p.X.Min, p.X.Max = -0.3, float64(len(labels))-0.7
-	return svg(p, height, namesOf(series))
+	return svg(p, title, height, namesOf(series))
 }
 
 func namesOf(series []Series) (names []string) {
@@ -264,7 +283,7 @@ func reversed(xys plotter.XYs) plotter.XYs {
 // Bars draws groups of bars, one of each name in each group, stacked or side by
 // side. values are by name, then by group; NaN is no bar.
 func Bars(title, x, y string, groups, names []string, values [][]float64, stacked bool) (template.HTML, error) {
-	p := newPlot(title, x, y)
+	p := newPlot(x, y)
 	width := vg.Length(0.6 * (Width - 80) / float64(max(1, len(groups))))
 	if !stacked {
 		width /= vg.Length(max(1, len(names)))
@@ -293,7 +312,7 @@ func Bars(title, x, y string, groups, names []string, values [][]float64, stacke
 	p.X.Width = 0
 	p.X.Min, p.X.Max = -0.6, float64(len(groups))-0.4
 	p.Y.Max *= 1.04
-	return svg(p, 220, names)
+	return svg(p, title, 220, names)
 }
 
 func heights(values []float64) plotter.Values {
@@ -345,7 +364,7 @@ func Tracks(title, x string, begin, end float64, tracks []Track, names []string)
 			area.FillPolygon(paint(s.Colour), box(from, y+2, max(to-from, 0.4), rowHeight-4))
 		}
 	}
-	for _, tick := range (plot.DefaultTicks{}).Ticks(begin, end) {
+	for _, tick := range (ticks{}).Ticks(begin, end) {
 		if tick.Label == "" || tick.Value < begin || tick.Value > end {
 			continue
 		}
