@@ -76,6 +76,7 @@ type Attribute struct {
 	ends    bool                       // moves with when what runs ends
 	column  func(c *columns) []float64 // where it is one as it stands
 	number  func(c *context, i int) float64
+	numbers func(c *context, first int, out []float64) // the same of many jobs, where policies ask for it often
 	text    func(c *context, i int) string
 }
 
@@ -129,19 +130,54 @@ func (c *context) speed(i int) float64 { return max(c.speeds[c.profile[i]], leas
 
 func (c *context) time(i int) float64 { return c.workS[i] / c.speed(i) }
 
-func flag(b bool) float64 {
-	if b {
-		return 1
+func (c *context) times(first int, out []float64) {
+	works, speeds := c.workS[first:first+len(out)], c.speeds
+	for i, p := range c.profile[first : first+len(out)] {
+		out[i] = works[i] / max(speeds[p], leastSpeed)
 	}
-	return 0
 }
 
-func until(atMs, nowMs float64) float64 {
-	if atMs == 0 {
-		return Never
+func (c *context) elsewheres(first int, out []float64) {
+	works, own := c.workS[first:first+len(out)], c.ownWorkS[first:first+len(out)]
+	for i, p := range c.profile[first : first+len(out)] {
+		out[i] = Never
+		if int(p) >= len(c.later) {
+			continue
+		}
+		for k := range c.later[p] {
+			o := &c.later[p][k]
+			if works[i] <= o.untilS {
+				out[i] = o.inS + works[i]*o.perS
+				if c.queue > 0 {
+					out[i] += c.queueS * max(0, 1-own[i]/c.queue)
+				}
+				break
+			}
+		}
 	}
-	return (atMs - nowMs) / 1000
 }
+
+// flag is 1 for true. That of a random bool is a jump that processors guess
+// wrong half of the time: bits are chosen without one.
+func flag(b bool) float64 {
+	bits := uint64(0)
+	if b {
+		bits = oneBits
+	}
+	return math.Float64frombits(bits)
+}
+
+const oneBits = 0x3FF0000000000000 // of 1.0
+
+func until(atMs, nowMs float64) float64 {
+	bits := math.Float64bits((atMs - nowMs) / 1000)
+	if atMs == 0 {
+		bits = neverBits
+	}
+	return math.Float64frombits(bits)
+}
+
+var neverBits = math.Float64bits(Never)
 
 func due(deadlineMs float64) float64 {
 	if deadlineMs == 0 {
@@ -156,10 +192,15 @@ var Attributes = []Attribute{
 	{
 		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly,
 		number: func(c *context, i int) float64 { return (c.nowMs - c.firstMs[i]) / 1000 },
+		numbers: func(c *context, first int, out []float64) {
+			for i, ms := range c.firstMs[first : first+len(out)] {
+				out[i] = (c.nowMs - ms) / 1000
+			}
+		},
 	},
 	{
 		Name: "job.time_s", Type: "number", Unit: "s", Text: "expected from start to end on this slot: work_s / speed",
-		number: func(c *context, i int) float64 { return c.time(i) },
+		number: func(c *context, i int) float64 { return c.time(i) }, numbers: (*context).times,
 	},
 	{
 		Name: "job.work_s", Type: "number", Unit: "s", Text: "expected device time if it had the device alone; 1 day where neither profile, history nor limit tells",
@@ -172,7 +213,7 @@ var Attributes = []Attribute{
 	{
 		Name: "job.elsewhere_s", Type: "number", Unit: "s", pace: freely, ends: true,
 		Text:   "until it would end if it waited for a slot that is taken now and had the one where that is soonest, after all that waits besides has had its share of the slots; 1e9: there is none",
-		number: func(c *context, i int) float64 { return c.elsewhere(i) },
+		number: func(c *context, i int) float64 { return c.elsewhere(i) }, numbers: (*context).elsewheres,
 	},
 	{
 		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",
@@ -185,6 +226,12 @@ var Attributes = []Attribute{
 	{
 		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely,
 		number: func(c *context, i int) float64 { return until(c.deadlineMs[i], c.nowMs) - c.time(i) },
+		numbers: func(c *context, first int, out []float64) {
+			c.times(first, out)
+			for i, ms := range c.deadlineMs[first : first+len(out)] {
+				out[i] = until(ms, c.nowMs) - out[i]
+			}
+		},
 	},
 	{
 		Name: "job.due_s", Type: "number", Unit: "s", Text: "its deadline, since 1970; 1e12: it has none. Unlike deadline_s it stands still",
@@ -193,6 +240,11 @@ var Attributes = []Attribute{
 	{
 		Name: "job.has_deadline", Type: "bool", Text: "whether it has a deadline",
 		number: func(c *context, i int) float64 { return flag(c.deadlineMs[i] != 0) },
+		numbers: func(c *context, first int, out []float64) {
+			for i, ms := range c.deadlineMs[first : first+len(out)] {
+				out[i] = flag(ms != 0)
+			}
+		},
 	},
 	{
 		Name: "job.mem_bytes", Type: "number", Unit: "bytes", Text: "device memory asked for; 0: unknown",
@@ -217,6 +269,11 @@ var Attributes = []Attribute{
 	{
 		Name: "job.fairshare", Type: "number", Unit: "1", Text: "2^(-usage/share) of its user in its account, 0 to 1, as Slurm's; 0.5: just its share, 1: nothing used", shares: true,
 		number: func(c *context, i int) float64 { return c.groups[c.group[i]].fairshare },
+		numbers: func(c *context, first int, out []float64) {
+			for i, g := range c.group[first : first+len(out)] {
+				out[i] = c.groups[g].fairshare
+			}
+		},
 	},
 	{
 		Name: "job.usage_s", Type: "number", Unit: "s", Text: "its user's device time in its account, decayed by the half-life", shares: true,

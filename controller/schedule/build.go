@@ -204,7 +204,24 @@ func (b *builder) call(n *ast.CallNode, free int) node {
 		c.args = append(c.args, b.number(a, free+i+1+len(n.Arguments)))
 	}
 	c.trait = joined(c.args...)
+	if len(c.args) == 2 {
+		c.pairs = pairwise[f.name]
+	}
 	return c
+}
+
+// pairwise are the functions of two arguments that policies call often.
+var pairwise = map[string]func(out, right []float64){
+	"min": func(out, right []float64) {
+		for i, y := range right {
+			out[i] = min(out[i], y)
+		}
+	},
+	"max": func(out, right []float64) {
+		for i, y := range right {
+			out[i] = max(out[i], y)
+		}
+	},
 }
 
 func (b *builder) let(n *ast.VariableDeclaratorNode, free int) node {

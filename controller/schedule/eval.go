@@ -58,6 +58,8 @@ func (n *attributeNode) eval(b *batch, out []float64) {
 		fill(out, n.number(&b.context, 0))
 	case n.column != nil:
 		copy(out, n.column(b.columns)[b.first:])
+	case n.numbers != nil:
+		n.numbers(&b.context, b.first, out)
 	default:
 		for i := range out {
 			out[i] = n.number(&b.context, b.first+i)
@@ -142,6 +144,10 @@ func (n *binary) eval(b *batch, out []float64) {
 		for i, y := range right {
 			out[i] /= y
 		}
+	case "&&":
+		for i, y := range right {
+			out[i] *= y
+		}
 	case "<":
 		for i, y := range right {
 			out[i] = flag(out[i] < y)
@@ -174,9 +180,11 @@ func (n *choice) eval(b *batch, out []float64) {
 	spread(b, n.yes, out)
 	spread(b, n.no, no)
 	for i, c := range cond {
-		if c == 0 {
-			out[i] = no[i]
+		bits := math.Float64bits(out[i]) // see flag
+		if math.Float64bits(c) == 0 {
+			bits = math.Float64bits(no[i])
 		}
+		out[i] = math.Float64frombits(bits)
 	}
 }
 
@@ -184,11 +192,19 @@ type call struct {
 	trait
 
 	do       func(args ...float64) float64
+	pairs    func(out, right []float64) // the same of two arguments, for many; nil: there is none
 	args     []node
 	register int // of the first argument
 }
 
 func (n *call) eval(b *batch, out []float64) {
+	if n.pairs != nil {
+		right := b.registers[n.register][:len(out)]
+		spread(b, n.args[0], out)
+		spread(b, n.args[1], right)
+		n.pairs(out, right)
+		return
+	}
 	var args [8]float64
 	for i, a := range n.args {
 		spread(b, a, b.registers[n.register+i][:len(out)])

@@ -19,8 +19,8 @@ type indexKey struct {
 	memBytes int64
 }
 
-// index keeps the jobs that fit a class of slots in order: a heap a group, and
-// over them one of the groups by their best. What is gone is found out when it
+// index keeps the jobs that fit a class of slots in order: a bucket a group, and
+// over them a heap of the groups by their best. What is gone is found out when it
 // comes up.
 type index struct {
 	*table
@@ -38,16 +38,23 @@ type index struct {
 	used    int
 }
 
-// bucket is the jobs of a group. The first few times that its best is taken the
-// next is looked for; only then is it worth a heap.
+// bucket is the jobs of a group: those that are next in order, the best last,
+// behind the others in none. When they are used up, more are looked for.
 type bucket struct {
-	jobs   []int32 // the first is the best
-	heaped bool
-	pops   int8
-	at     int32 // in top
+	jobs  []int32
+	ready int   // at the end of jobs; at least one, where there are jobs
+	more  int   // how many to look for
+	at    int32 // in top
 }
 
-const popsBeforeHeap = 4
+// A group of 200 jobs seldom has more than a few served in a round; one of
+// 100,000 has, and is put in order in a few goes.
+const (
+	readyFirst = 8
+	readyMore  = 4 // times as many each time
+)
+
+func (b *bucket) best() int32 { return b.jobs[len(b.jobs)-1] }
 
 const notInTop = -1
 
@@ -117,17 +124,31 @@ func (s *Scheduler) scan(x *index, slot *Slot, more func(i int32) bool) int32 {
 }
 
 func (s *Scheduler) scanPart(x *index, slot *Slot, more func(i int32) bool, from, to int) int32 {
-	best, bestTier, bestScore := int32(-1), 0.0, 0.0
-	for i := int32(from); i < int32(to); i++ {
-		tier, score := x.scores[int(i)*x.stride], x.scores[int(i)*x.stride+1]
-		if tier <= never || best >= 0 && (tier < bestTier || tier == bestTier && score < bestScore) || s.gone[i] || best >= 0 && !s.before(x, i, best) {
+	best, of := int32(-1), [1 + maxLevels]float64{never}
+	scores, stride := x.scores[from*x.stride:to*x.stride], x.stride
+	for i := int32(from); len(scores) >= stride; i, scores = i+1, scores[stride:] {
+		if scores[0] <= never || behind(scores[:stride], &of) {
+			continue
+		}
+		if s.gone[i] || best >= 0 && !s.before(x, i, best) {
 			continue
 		}
 		if s.devices[i] <= 1 && x.fits[s.shape[i]] > 0 && !s.full(s.group[i], 1) && !s.vetoed(i, slot) && (more == nil || more(i)) {
-			best, bestTier, bestScore = i, tier, score
+			best = i
+			copy(of[:], scores[:stride])
 		}
 	}
 	return best
+}
+
+// behind tells whether scores are less than the best so far.
+func behind(scores []float64, best *[1 + maxLevels]float64) bool {
+	for l, score := range scores {
+		if score != best[l] {
+			return score < best[l]
+		}
+	}
+	return false
 }
 
 // stale tells whether an index must be built anew before it can be used.
@@ -139,7 +160,7 @@ func (s *Scheduler) enter(x *index) {
 		x.run, x.upto = x.table.run, 0
 		for g := range x.buckets {
 			b := &x.buckets[g]
-			b.jobs, b.heaped, b.pops, b.at = b.jobs[:0], false, 0, notInTop
+			b.jobs, b.ready, b.more, b.at = b.jobs[:0], 0, readyFirst, notInTop
 		}
 		x.top, x.parked, x.aside = x.top[:0], x.parked[:0], x.aside[:0]
 	}
@@ -153,7 +174,7 @@ func (s *Scheduler) enter(x *index) {
 		return
 	}
 	for g := range x.buckets {
-		if len(x.buckets[g].jobs) > 0 {
+		if s.prepare(x, &x.buckets[g]); len(x.buckets[g].jobs) > 0 {
 			x.buckets[g].at = int32(len(x.top))
 			x.top = append(x.top, int32(g))
 		}
@@ -181,28 +202,73 @@ func (s *Scheduler) fits(x *index, id int32) bool {
 	return x.fits[id] > 0
 }
 
-// place puts a job into its group's bucket. While an index is built the groups
-// are ordered later.
+// place puts a job into its group's bucket. While an index is built all are put
+// in order later.
 func (s *Scheduler) place(x *index, g, i int32, building bool) {
 	for len(x.buckets) <= int(g) {
-		x.buckets = append(x.buckets, bucket{at: notInTop})
+		x.buckets = append(x.buckets, bucket{at: notInTop, more: readyFirst})
 	}
 	b := &x.buckets[g]
 	b.jobs = append(b.jobs, i)
-	last := len(b.jobs) - 1
-	if b.heaped {
-		s.lift(x, b.jobs, last)
-	} else if last > 0 && s.before(x, i, b.jobs[0]) {
-		b.jobs[0], b.jobs[last] = i, b.jobs[0]
-	}
 	if building {
 		return
+	}
+	if last := len(b.jobs) - 1; b.ready == 0 {
+		b.ready = 1
+	} else {
+		ready := b.jobs[last-b.ready : last]
+		at, _ := slices.BinarySearchFunc(ready, i, func(j, i int32) int { return s.worstFirst(x, j, i) })
+		at += last - b.ready
+		if at > last-b.ready {
+			b.ready++
+		}
+		copy(b.jobs[at+1:], b.jobs[at:last])
+		b.jobs[at] = i
 	}
 	if b.at == notInTop {
 		b.at = int32(len(x.top))
 		x.top = append(x.top, g)
 	}
 	s.rise(x, int(b.at))
+}
+
+func (s *Scheduler) worstFirst(x *index, a, b int32) int {
+	switch {
+	case a == b:
+		return 0
+	case s.before(x, a, b):
+		return 1
+	}
+	return -1
+}
+
+// prepare puts the next few of a bucket in order. What is gone it drops.
+func (s *Scheduler) prepare(x *index, b *bucket) {
+	b.jobs = slices.DeleteFunc(b.jobs, func(i int32) bool { return s.gone[i] })
+	b.ready = min(b.more, len(b.jobs))
+	b.more *= readyMore
+	if b.ready == 0 {
+		return
+	}
+	if 4*b.ready > len(b.jobs) {
+		b.ready = len(b.jobs)
+	}
+	rest, ready := b.jobs[:len(b.jobs)-b.ready], b.jobs[len(b.jobs)-b.ready:]
+	slices.SortFunc(ready, func(i, j int32) int { return s.worstFirst(x, i, j) })
+	worst := x.scores[int(ready[0])*x.stride:]
+	for k, i := range rest {
+		p := x.scores[int(i)*x.stride:]
+		if p[0] < worst[0] || p[0] == worst[0] && p[1] < worst[1] || !s.before(x, i, ready[0]) {
+			continue
+		}
+		rest[k] = ready[0]
+		at := 0
+		for ; at+1 < len(ready) && s.before(x, i, ready[at+1]); at++ {
+			ready[at] = ready[at+1]
+		}
+		ready[at] = i
+		worst = x.scores[int(ready[0])*x.stride:]
+	}
 }
 
 // before orders jobs of one class: by tier and scores, then who was first.
@@ -224,60 +290,16 @@ func (s *Scheduler) first(a, b int32) bool {
 	return j.JobID < k.JobID || j.JobID == k.JobID && j.ID < k.ID
 }
 
-func (s *Scheduler) lift(x *index, jobs []int32, k int) {
-	for k > 0 {
-		up := (k - 1) / 2
-		if !s.before(x, jobs[k], jobs[up]) {
-			return
-		}
-		jobs[k], jobs[up] = jobs[up], jobs[k]
-		k = up
-	}
-}
-
-func (s *Scheduler) settle(x *index, jobs []int32, k int) {
-	for {
-		best := 2*k + 1
-		if best >= len(jobs) {
-			return
-		}
-		if best+1 < len(jobs) && s.before(x, jobs[best+1], jobs[best]) {
-			best++
-		}
-		if !s.before(x, jobs[best], jobs[k]) {
-			return
-		}
-		jobs[k], jobs[best] = jobs[best], jobs[k]
-		k = best
-	}
-}
-
 // pop takes the best job off a bucket.
 func (s *Scheduler) pop(x *index, b *bucket) {
-	last := len(b.jobs) - 1
-	b.jobs[0] = b.jobs[last]
-	b.jobs = b.jobs[:last]
-	if b.heaped {
-		s.settle(x, b.jobs, 0)
-		return
+	b.jobs = b.jobs[:len(b.jobs)-1]
+	if b.ready--; b.ready == 0 {
+		s.prepare(x, b)
 	}
-	b.jobs = slices.DeleteFunc(b.jobs, func(i int32) bool { return s.gone[i] })
-	if b.pops++; b.pops < popsBeforeHeap {
-		for k := 1; k < len(b.jobs); k++ {
-			if s.before(x, b.jobs[k], b.jobs[0]) {
-				b.jobs[0], b.jobs[k] = b.jobs[k], b.jobs[0]
-			}
-		}
-		return
-	}
-	for k := len(b.jobs)/2 - 1; k >= 0; k-- {
-		s.settle(x, b.jobs, k)
-	}
-	b.heaped = true
 }
 
 func (s *Scheduler) better(x *index, g, h int32) bool {
-	return s.before(x, x.buckets[g].jobs[0], x.buckets[h].jobs[0])
+	return s.before(x, x.buckets[g].best(), x.buckets[h].best())
 }
 
 func (x *index) swap(a, b int) {
@@ -336,7 +358,7 @@ func (s *Scheduler) next(x *index) {
 func (s *Scheduler) best(x *index) int32 {
 	for len(x.top) > 0 {
 		g := x.top[0]
-		i := x.buckets[g].jobs[0]
+		i := x.buckets[g].best()
 		switch {
 		case s.gone[i]:
 			s.next(x)
