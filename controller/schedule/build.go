@@ -52,10 +52,10 @@ func (b *builder) levels(tree ast.Node) (levels []node, err error) {
 	}()
 	for _, n := range b.split(tree) {
 		before := b.uses
-		b.uses.shares, b.uses.running = false, false
+		b.uses.shares, b.uses.running, b.uses.ends = false, false, false
 		levels = append(levels, b.number(n, 0))
 		b.levelUses = append(b.levelUses, b.uses)
-		b.uses.shares, b.uses.running = b.uses.shares || before.shares, b.uses.running || before.running
+		b.uses.shares, b.uses.running, b.uses.ends = b.uses.shares || before.shares, b.uses.running || before.running, b.uses.ends || before.ends
 	}
 	return levels, nil
 }
