@@ -150,11 +150,8 @@ func TestRecording_KeptForADay(t *testing.T) {
 // A daemon records what a main job announces, answers who asks, keeps it after
 // the job's end, and turns the recording on and off while jobs run.
 func TestDaemon_Recording(t *testing.T) {
-	s := newSite(t)
-	config := filepath.Join(s.dir, "pipefilld.yaml")
-	s.node.mu.Lock()
-	s.node.cfg.path = config
-	s.node.mu.Unlock()
+	file := filepath.Join(t.TempDir(), "pipefilld.yaml")
+	s := newSiteWith(t, func(c *config) { c.path = file })
 	key := pipefill.JobKey{Cluster: "test", JobID: 41}
 	if _, err := s.node.attachMain(key, 1000, "0", message{keys: map[string]string{}}, 1); err != nil {
 		t.Fatal(err)
@@ -162,7 +159,7 @@ func TestDaemon_Recording(t *testing.T) {
 	hang := func(recording string) {
 		t.Helper()
 		text := "node: n\ncluster: test\ncontroller: unix:/x\ndevices: [{device: \"cpu:0\"}]\nrecording: " + recording + "\n"
-		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
