@@ -32,6 +32,7 @@ func (p *program) doctorCommand() *cli.Command {
 		Flags: outputFlags(
 			&cli.StringFlag{Name: "slurm-conf", EnvVars: []string{"SLURM_CONF"}, Value: "/etc/slurm/slurm.conf", Usage: "Slurm's configuration"},
 			&cli.StringFlag{Name: "config", Value: "/etc/pipefill/pipefillctld.yaml", Usage: "pipefillctld's configuration, on its host"},
+			&cli.StringFlag{Name: "node-config", Value: "/etc/pipefill/pipefilld.yaml", Usage: "pipefilld's configuration, on a node"},
 			&cli.StringSliceFlag{Name: "partition", Value: cli.NewStringSlice("pipefill"), Usage: "a fill partition"},
 		),
 		Action: func(c *cli.Context) error {

@@ -19,6 +19,7 @@ import (
 	"pipefill"
 	ctl "pipefill/controller"
 	"pipefill/controller/slurm"
+	"pipefill/executor"
 	"pipefill/munge"
 )
 
@@ -28,7 +29,7 @@ const tokenSoon = 10 * time.Minute
 // checkHost looks at this host: what only one host of a site has is left out on
 // the others.
 func (p *program) checkHost(c *cli.Context) []finding {
-	out := []finding{p.checkMunge(c.String("controller"))}
+	out := append([]finding{p.checkMunge(c.String("controller"))}, checkNodeConfig(c.String("node-config"))...)
 	path := c.String("config")
 	text, err := os.ReadFile(path) //nolint:gosec // the caller names it
 	if errors.Is(err, fs.ErrNotExist) {
@@ -46,6 +47,31 @@ func (p *program) checkHost(c *cli.Context) []finding {
 		out = append(out, finding{"pipefillctld.yaml", "warn", fmt.Sprintf("max_time_min is not set, so %d: write MaxTime of the fill partition", cfg.MaxTimeMin)})
 	}
 	return append(out, p.checkToken(cfg.JWTTokenFile), p.checkDisk(cfg.StateDir))
+}
+
+// checkNodeConfig looks at pipefilld.yaml, where this is a node: mistakes in it,
+// and what is for a while and easily forgotten.
+func checkNodeConfig(path string) []finding {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil // no node
+	}
+	node, err := executor.CheckConfig(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return []finding{{"pipefilld.yaml", "warn", fmt.Sprintf("cannot be read: %v: ask as root", err)}}
+	}
+	if err != nil {
+		return []finding{{"pipefilld.yaml", "bad", strings.ReplaceAll(err.Error(), "\n", "; ")}}
+	}
+	out := []finding{{"pipefilld.yaml", "good", path}}
+	if node.TraceDir != "" {
+		out = append(out, finding{"pipefilld.yaml", "warn", fmt.Sprintf("trace_dir: %s: raw traces grow without bound; they are for measuring, and recording: is for timelines", node.TraceDir)})
+	}
+	if node.RecordingBytes > 0 {
+		// A second of it is kept of a main job that has ended.
+		most := 2 * int64(node.Devices) * node.RecordingBytes
+		out = append(out, finding{"pipefilld.yaml", "good", fmt.Sprintf("recording: timelines take at most %s of pipefilld's memory on this node", size(most))})
+	}
+	return out
 }
 
 // checkMunge signs and reads a word: the daemon answers, and agrees with itself.

@@ -59,6 +59,7 @@ func newClinic(t *testing.T) *clinic {
 	c.write("plugstack.conf", "# ours\noptional "+c.path("spank_pipefill.so")+" run_dir=/run/x\n", 0o644)
 	c.token(c.now.Add(time.Hour).Unix())
 	c.write("pipefillctld.yaml", "cluster: c\nslurmrestd: unix:/run/x\nmax_time_min: 60\nstate_dir: "+c.dir+"\njwt_token_file: "+c.path("token")+"\n", 0o644)
+	c.write("pipefilld.yaml", "node: n0\ncluster: c\ncontroller: unix:/run/x\ndevices: [{device: \"cpu:0\"}]\nrecording: 1MiB\n", 0o644)
 	return c
 }
 
@@ -119,10 +120,11 @@ func (c *clinic) plugin(version uint32) {
 	}
 }
 
-func (c *clinic) doctor() (status int, out string) {
+func (c *clinic) doctor(more ...string) (status int, out string) {
 	c.t.Helper()
 	var stdout, stderr bytes.Buffer
-	args := []string{"pipefill-cli", "--controller", c.fake.endpoint, "doctor", "--slurm-conf", c.path("slurm.conf"), "--config", c.path("pipefillctld.yaml")}
+	args := []string{"pipefill-cli", "--controller", c.fake.endpoint, "doctor", "--slurm-conf", c.path("slurm.conf"), "--config", c.path("pipefillctld.yaml"), "--node-config", c.path("pipefilld.yaml")}
+	args = append(args, more...)
 	status = cli.Run(c.t.Context(), args, cli.Env{
 		Getenv: func(string) string { return "" }, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr,
 		Now:          func() time.Time { return c.now },
@@ -199,6 +201,8 @@ func TestDoctor_EachMistake(t *testing.T) {
 		"no folder for the queue":            {func(c *clinic) { c.disk = func() (int64, int64, error) { return 0, 0, fs.ErrNotExist } }, "BAD", "make it"},
 		"a mistake in pipefillctld.yaml":     {func(c *clinic) { c.replace("pipefillctld.yaml", "max_time_min: 60", "max_time_min: 60\npoll_ms: 1") }, "BAD", "poll_ms: 1: write 100 to 60000"},
 		"MaxTime not told to the controller": {func(c *clinic) { c.replace("pipefillctld.yaml", "max_time_min: 60\n", "") }, "WARN", "write MaxTime"},
+		"a mistake in pipefilld.yaml":        {func(c *clinic) { c.replace("pipefilld.yaml", "1MiB", "lots") }, "BAD", "write off, or the memory"},
+		"raw traces of a node":               {func(c *clinic) { c.replace("pipefilld.yaml", "recording: 1MiB", "trace_dir: /tmp") }, "WARN", "grow without bound"},
 		"clocks apart":                       {func(c *clinic) { c.ping(func(s *api.Status) { s.NowMs -= 90_000 }) }, "BAD", "differ by 1m30s"},
 		"another release here":               {func(c *clinic) { c.ping(func(s *api.Status) { s.Version = "0.0.9" }) }, "WARN", "install the same release here"},
 		"a GPU whose memory nothing fences": {func(c *clinic) {
@@ -235,7 +239,7 @@ func TestDoctor_EachMistake(t *testing.T) {
 func TestDoctor_SlurmsToolsAreAway(t *testing.T) {
 	c := newClinic(t)
 	var out bytes.Buffer
-	cli.Run(t.Context(), []string{"pipefill-cli", "--controller", c.fake.endpoint, "doctor", "--slurm-conf", c.path("slurm.conf"), "--config", c.path("none.yaml")}, cli.Env{
+	cli.Run(t.Context(), []string{"pipefill-cli", "--controller", c.fake.endpoint, "doctor", "--slurm-conf", c.path("slurm.conf"), "--config", c.path("none.yaml"), "--node-config", c.path("none.yaml")}, cli.Env{
 		Getenv: func(string) string { return "" }, Stdout: &out, Stderr: &out, Now: func() time.Time { return c.now },
 		SlurmVersion: func(context.Context, string) (string, error) { return "", errors.New("no scontrol here") },
 	})

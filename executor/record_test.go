@@ -212,3 +212,13 @@ func TestDaemon_Recording(t *testing.T) {
 	hang("off")
 	within(t, 5*time.Second, "the recording to go", func() bool { return len(s.sync().Recordings) == 0 })
 }
+
+// BenchmarkRecording is what recording costs the node's cores for an event that a
+// main job announced (test/bench, part recording).
+func BenchmarkRecording(b *testing.B) {
+	r := newRecording(1 << 20)
+	event := eventCopy{iteration: 123456, begin: 1_234_567_890_123, end: 1_234_567_990_123, deadline: 1_234_567_980_000, index: 7, kind: 1, flags: 1}
+	for b.Loop() {
+		r.event(event)
+	}
+}

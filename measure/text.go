@@ -28,6 +28,9 @@ func (r Report) WriteText(out io.Writer) error {
 		line("useful\t%.1f %%: what completed takes %.1f s on an idle device", r.Bubbles.UsefulPct, r.UsefulSeconds)
 	}
 	for _, g := range append([]GateFigures{r.Gate.GateFigures}, r.Gate.Modes...) {
+		if g.Openings == 0 {
+			continue // a recording does not tell
+		}
 		line("gate open to fill work\t%s: median %.0f us, p99 %.0f us, %d openings", g.Mode, g.OpenToRunP50, g.OpenToRunP99, g.Openings)
 	}
 	return w.Flush()

@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What announcing a bubble costs from Python. One JSON row a line.
 
-    bench_bubble.py LIBRARY
+    bench_bubble.py LIBRARY [work]
+
+work: only what noting work for a timeline costs.
 """
 
 import json
 import os
+import struct
 import sys
 import time
 
@@ -65,6 +68,15 @@ def main():
     def nothing():
         pass
 
+    if sys.argv[2:] == ["work"]:
+        struct.pack_into("=I", daemon.control, 84, 1)  # recording
+        assert job.recording()
+        begun_ns = time.monotonic_ns()
+        row("recording a timeline: a piece of work, from Python",
+            timed(lambda: job.work(bubble.Work.FORWARD, 1, begun_ns)))
+        job.close()
+        daemon.close()
+        return
     row("announce, Python engine: begin + end, nobody waiting", timed(announced), TARGET_US)
     row("announce, Python calls: begin + end, nobody waiting", timed(called), TARGET_US)
     row("announce, Python: two empty calls, for comparison", timed(empty))

@@ -19,7 +19,7 @@ _pipefill_cli() {
 	bubbles) words="" flags="--cycle --help --json --noheader --parsable2" ;;
 	cancel) words="" flags="--help --why" ;;
 	config) words="check" flags="--help" ;;
-	doctor) words="" flags="--config --help --json --noheader --parsable2 --partition --slurm-conf" ;;
+	doctor) words="" flags="--config --help --json --node-config --noheader --parsable2 --partition --slurm-conf" ;;
 	drain) words="site node account" flags="--evict --help --json --noheader --parsable2 --why" ;;
 	explain) words="" flags="--help --json --noheader --parsable2" ;;
 	hold) words="" flags="--help --why" ;;

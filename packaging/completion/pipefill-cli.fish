@@ -27,6 +27,7 @@ complete -c pipefill-cli -n __fish_use_subcommand -a doctor -d 'look at Slurm’
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l config
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l help
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l json
+complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l node-config
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l noheader
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l parsable2
 complete -c pipefill-cli -n '__fish_seen_subcommand_from doctor' -l partition

@@ -36,7 +36,7 @@ audit) choices=(start= end=) flags=(--help --json --noheader --parsable2) ;;
 bubbles) choices=() flags=(--cycle --help --json --noheader --parsable2) ;;
 cancel) choices=() flags=(--help --why) ;;
 config) choices=(check) flags=(--help) ;;
-doctor) choices=() flags=(--config --help --json --noheader --parsable2 --partition --slurm-conf) ;;
+doctor) choices=() flags=(--config --help --json --node-config --noheader --parsable2 --partition --slurm-conf) ;;
 drain) choices=(site node account) flags=(--evict --help --json --noheader --parsable2 --why) ;;
 explain) choices=() flags=(--help --json --noheader --parsable2) ;;
 hold) choices=() flags=(--help --why) ;;

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"time"
 
 	"pipefill"
@@ -28,38 +25,7 @@ func (b *bench) account(ctx context.Context) (err error) {
 	if err := b.accountIngest(ctx, filepath.Join(dir, "ingest")); err != nil {
 		return err
 	}
-	if err := b.accountReport(ctx, filepath.Join(dir, "report")); err != nil {
-		return err
-	}
-	return b.recording(ctx)
-}
-
-var nsPerOp = regexp.MustCompile(`(?m)^BenchmarkEventTrace\S*\s+(\d+)\s+([0-9.]+) ns/op`)
-
-// recording is what it costs to record a timeline: an event's cost, on a core
-// that the main job may share, times the events of an iteration of the demo's
-// main job (two stages, four micro-batches: at most nine waits and the mark, by
-// stage), over the 0.2 s that it takes. The main job itself writes its ring
-// whether it is recorded or not. The slow-down beside it, with its interval, is
-// that of part fill, whose runs are all recorded.
-func (b *bench) recording(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(b.root, "packaging/go"), "test", "-run", "^$", "-bench", "EventTrace", "-benchtime", "2s", "./executor")
-	cmd.Dir = b.root
-	out, err := cmd.CombinedOutput()
-	m := nsPerOp.FindSubmatch(out)
-	if err != nil || m == nil {
-		return errors.Join(fmt.Errorf("time the recording: %s", out), err)
-	}
-	count, err1 := strconv.Atoi(string(m[1]))
-	ns, err2 := strconv.ParseFloat(string(m[2]), 64)
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("time the recording: %w", err)
-	}
-	const events, iterationNs = 10, 0.2e9
-	event := row{Name: "recording a timeline: an event, in the node daemon", Value: ns, Unit: "ns", N: count}
-	share := row{Name: "recording a timeline: ten events of an iteration of 0.2 s", Value: 100 * events * ns / iterationNs, Unit: "% of a core", N: count}
-	share.aim(0.1, share.Value <= 0.1)
-	return b.add(event, share)
+	return b.accountReport(ctx, filepath.Join(dir, "report"))
 }
 
 // accountIngest has nodes send what they send after an outage: 2,000 records at a
