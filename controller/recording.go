@@ -12,7 +12,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
-	"pipefill/controller/slurm"
+	"pipefill/controller/hostlist"
 )
 
 // Recordings lie on the nodes, and the nodes call: who asks for one waits here
@@ -101,7 +101,7 @@ func recordingQuery(r *http.Request) (lastMs int64, only []string, err error) {
 		if len(text) > recordingNodesListMax {
 			return 0, nil, pipefill.Errorf(pipefill.CodeInvalid, "trace: nodes: the list is longer than %d bytes: write it with brackets", recordingNodesListMax)
 		}
-		if only, err = slurm.ExpandHosts(text); err != nil {
+		if only, err = hostlist.Expand(text); err != nil {
 			return 0, nil, err
 		}
 	}
