@@ -57,6 +57,16 @@ uint64_t pf_learn_low(const struct pf_window *window)
 	return window->sorted[window->count / 4];
 }
 
+uint64_t pf_learn_length(const struct pf_window *window)
+{
+	uint64_t low = pf_learn_low(window), lowest;
+
+	if (low == 0)
+		return 0;
+	lowest = window->sorted[window->count / 8];
+	return lowest < low - low / 10 ? lowest : low;
+}
+
 uint64_t pf_learn_median(const struct pf_window *window)
 {
 	if (window->count < PF_LEARN_ENOUGH)

@@ -315,7 +315,7 @@ void pf_bubble_begin(struct pf_main *main, enum pf_kind kind, uint32_t index)
 	main->next_index = main->index + 1;
 	if (pf_learn_see(&main->seen[main->index], main->iteration) >=
 	    PF_LEARN_ENOUGH)
-		predicted_ns = pf_learn_low(&main->lengths[main->index]);
+		predicted_ns = pf_learn_length(&main->lengths[main->index]);
 	main->flags = offer(main, predicted_ns);
 	/* Before the gate opens, so that who finds too little time left knows
 	 * already when to look again. */

@@ -42,6 +42,29 @@ static void test_against_sorting(void)
 	       PF_LEARN_KEEP);
 }
 
+/* Lengths of which all but so many are 1000 and those are low. */
+static uint64_t length_with(unsigned count, uint64_t low)
+{
+	struct pf_window window = { 0 };
+	unsigned i;
+
+	for (i = 0; i < PF_LEARN_KEEP; i++)
+		pf_learn_add(&window, i < count ? low : 1000);
+	return pf_learn_length(&window);
+}
+
+static void test_length(void)
+{
+	struct pf_window none = { 0 };
+
+	tap_ok(pf_learn_length(&none) == 0, "no length of no samples");
+	tap_ok(length_with(2, 100) == 1000,
+	       "two that are shorter do not change a length");
+	tap_ok(length_with(3, 100) == 100, "three do");
+	tap_ok(length_with(3, 900) == 1000, "but not if they are close");
+	tap_ok(length_with(3, 899) == 899, "and a tenth is not close");
+}
+
 static void test_enough(void)
 {
 	struct pf_window window = { 0 };
@@ -158,6 +181,7 @@ static void test_offsets(void)
 int main(void)
 {
 	test_against_sorting();
+	test_length();
 	test_enough();
 	test_offsets();
 	return tap_done();
