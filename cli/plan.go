@@ -216,7 +216,7 @@ func (p *program) printPlan(c *cli.Context, in *planInput, made plan.Plan) error
 		lines = append(lines, fmt.Sprintf("... and %d more chunks: --json has all", more))
 	}
 	for _, m := range made.MainOffload {
-		lines = append(lines, fmt.Sprintf("main state %s (%s) is away from the begin of bubble %d to the end of bubble %d", m.Name, size(m.Bytes), m.OutBubble, m.InBubble))
+		lines = append(lines, fmt.Sprintf("main state %s (%s) is away from the begin of bubble %d to the end of bubble %d%s", m.Name, size(m.Bytes), m.OutBubble, m.InBubble, mainSetting(m)))
 	}
 	lines = append(lines, made.Summary(in.cycles[0]))
 	for _, line := range lines {
@@ -225,4 +225,16 @@ func (p *program) printPlan(c *cli.Context, in *planInput, made plan.Plan) error
 		}
 	}
 	return nil
+}
+
+// mainSetting is what a main job's environment tells its hook of state that a
+// plan moves (engine/pipefill/hooks/away.py and memory.py), for what hooks can move.
+func mainSetting(m plan.MainOffload) string {
+	switch m.Name {
+	case "optimizer":
+		return fmt.Sprintf(": PIPEFILL_OFFLOAD=optimizer=%d-%d", m.OutBubble, m.InBubble)
+	case "cache":
+		return fmt.Sprintf(": PIPEFILL_RELEASE=%d", m.OutBubble)
+	}
+	return ""
 }

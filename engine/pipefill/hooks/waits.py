@@ -14,7 +14,7 @@ import warnings
 
 from .. import bubble, stream
 from ..bubble import Kind
-from . import memory
+from . import away, memory
 
 # What happens on a rank, in order: waits for what one of these words names, and things that are only noted.
 RECV_F = "recv_f"  # an activation of the stage before
@@ -181,6 +181,8 @@ class Waits:
         self._astray = False  # this iteration is not as the last one was
         self._ended_ns = 0
         self.memory = None  # what learns a device's free memory
+        self.away = None  # what moves optimizer state out, where that is asked for
+        self._index = None  # of the bubble that is announced, where something is moved
         self._posted = None  # what was posted last, with nothing since
         self._early = False  # the next wait's bubble has begun already
 
@@ -191,10 +193,12 @@ class Waits:
 
     def _iteration(self, key, training):
         if self.main is None:
-            self.main, self.memory = place()
+            self.main, self.memory, self.away = place()
         self._shut()
         if self._cycle is not None:
             self._cycle.learn(self.main)
+        if self.away is not None:
+            self.away.iteration()  # had its bubble not come
         if training:
             self.main.iteration()
             if self.memory is not None:
@@ -274,6 +278,9 @@ class Waits:
             return True
         announce = cycle.announcers[position]
         if announce is not None:
+            if self.away is not None:
+                self._index = cycle.numbers[position]
+                self.away.begin(self._index)
             if self.memory is not None:
                 self.memory.at(cycle.numbers[position], self.main)
             announce()
@@ -287,12 +294,18 @@ class Waits:
             return
         self._ended_ns = time.monotonic_ns()
         if not self._open:
-            self.safely(self.main.end)
+            self.safely(self._over)
+
+    def _over(self):
+        self.main.end()
+        if self._index is not None:
+            index, self._index = self._index, None
+            self.away.end(index)
 
     def _shut(self):
         if self._open:
             self._open = False
-            self.main.end()
+            self._over()
 
     def around(self, original, words, alone=False):
         """Returns original as a function whose whole run is a wait. words: a tuple, or a function of the call's
@@ -334,23 +347,26 @@ class Waits:
             pass  # warnings as errors, a closed library: nothing is left to do
 
     def close(self):
-        """Shuts this rank's gate for good."""
+        """Shuts this rank's gate for good, and has back what was moved."""
         if self.main is not None:
             self.main.close()
+        if self.away is not None:
+            self.away.close()
 
 
 def place():
-    """What this process's bubbles are announced to, and what learns its device's free memory: a (Main, Free) pair.
+    """What this process's bubbles are announced to, what learns its device's free memory, and what moves optimizer state
+    away from it: (Main, Free, Away).
 
-    A process that has opened a GPU by its first iteration computes there; else there is no device memory to learn.
+    A process that has opened a GPU by its first iteration computes there; else there is no device memory.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return bubble.Main(), None
+        return bubble.Main(), None, None
     main = stream.Main(lambda: torch.cuda.current_stream().cuda_stream)
     if not main.attached and os.environ.get("PIPEFILL_DIR"):
         raise OSError(main.why)
-    return main, memory.Free(torch.cuda)
+    return main, memory.Free(torch.cuda), away.wanted(torch)
 
 
 _process = None

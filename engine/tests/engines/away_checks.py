@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pipefill.hooks.away does to real optimizers, with the CPU standing in for a GPU; run inside build/engines."""
+
+import os
+import sys
+import unittest
+import warnings
+from unittest import mock
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+from pipefill.hooks import away, waits
+
+torch.set_num_threads(1)
+OUT, IN = 1, 2
+SIZE = 520  # a weight of 1.1 MB, which is worth moving; its bias is not
+
+
+class Main:
+    """What bubbles are announced to; here nobody listens."""
+
+    holds = False
+
+    def announcer(self, *_):
+        return lambda: None
+
+    def begin(self, *_):
+        pass
+
+    end = iteration = close = begin
+
+
+class Device:
+    """The CPU as the device; room: how often returning fails for want of it."""
+
+    def __init__(self, room=0):
+        self.calls, self.room = [], room
+
+    def holds(self, _tensor):
+        return True
+
+    def host(self, storage):
+        return torch.empty(storage.nbytes(), dtype=torch.uint8)
+
+    def leave(self, pairs):
+        self.calls.append("leave")
+        for there, here in pairs:
+            here.copy_(there)
+
+    def release(self):
+        self.calls.append("release")
+
+    def come(self, pairs):
+        if self.room:
+            self.room -= 1
+            raise torch.cuda.OutOfMemoryError("no room")
+        self.calls.append("come")
+        for there, here in pairs:
+            there.copy_(here)
+            here.zero_()  # who reads it later reads nonsense
+        return lambda: self.calls.append("wait")
+
+
+class Trainer:
+    """Trains a layer, with three bubbles an iteration as a hook announces them."""
+
+    def __init__(self, device=None, make=torch.optim.Adam, places=(OUT, IN)):
+        torch.manual_seed(1)
+        self.layer = torch.nn.Linear(SIZE, SIZE)
+        self.optimizer = make(self.layer.parameters(), lr=0.01)
+        self.hook = waits.Waits(Main())
+        if device:
+            self.hook.away = away.Away(torch, places, device)
+        self.seen = []  # bytes of state that are there, in and after each bubble
+
+    def there(self):
+        return sum(v.untyped_storage().nbytes() for state in self.optimizer.state.values() for v in state.values())
+
+    def step(self):
+        self.hook.iteration("a")
+        x = torch.randn(4, SIZE)
+        self.seen = []
+        for number in range(3):
+            begun = self.hook.begin((waits.RECV_F if number == 0 else waits.RECV_B,))
+            self.seen.append(self.there())
+            if begun:
+                self.hook.end()
+            self.seen.append(self.there())
+            self.hook.note(waits.FORWARD if number == 0 else waits.BACKWARD)
+        self.optimizer.zero_grad()
+        self.layer(x).square().mean().backward()
+        self.optimizer.step()
+
+    def parameters(self):
+        return [p.detach().clone() for p in self.layer.parameters()]
+
+
+class TestAway(unittest.TestCase):
+    """Real optimizers."""
+
+    def same(self, a, b):
+        for x, y in zip(a.parameters(), b.parameters()):
+            self.assertTrue(torch.equal(x, y))
+
+    def train(self, trainer, steps=10):
+        torch.manual_seed(2)
+        for _ in range(steps):
+            trainer.step()
+        return trainer
+
+    def test_trains_to_the_same_bits(self):
+        for make, steps in ((torch.optim.Adam, 50), (lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9), 10),
+                            (lambda p, lr: torch.optim.AdamW(p, lr, foreach=True, amsgrad=True), 10)):
+            plain = self.train(Trainer(make=make), steps)
+            device = Device()
+            moved = self.train(Trainer(device, make), steps)
+            self.same(plain, moved)
+            self.assertIsNone(moved.hook.off)
+            full, small = max(moved.seen), min(moved.seen)
+            self.assertGreater(moved.hook.away.moved, 0)
+            self.assertEqual(full - small, moved.hook.away.moved)
+            # Away from the begin of bubble 1 until the end of bubble 2.
+            self.assertEqual(moved.seen, [full, full, small, small, small, full])
+            self.assertEqual(device.calls[-4:], ["leave", "release", "come", "wait"])
+            moved.hook.close()
+
+    def test_a_step_has_back_what_is_away(self):
+        plain, moved = self.train(Trainer()), Trainer(Device(), places=(OUT, 99))
+        self.same(plain, self.train(moved))
+        moved.hook.close()
+
+    def test_a_checkpoint_has_back_what_is_away(self):
+        moved = self.train(Trainer(Device(), places=(OUT, 99)), 4)
+        moved.hook.away.begin(OUT)
+        before = moved.there()
+        saved = moved.optimizer.state_dict()["state"]
+        self.assertGreater(moved.there(), before)
+        self.assertGreater(saved[0]["exp_avg"].abs().sum(), 0)
+        moved.hook.close()
+
+    def test_no_room(self):
+        plain, device = self.train(Trainer()), Device()
+        moved = Trainer(device)
+        torch.manual_seed(2)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for number in range(10):
+                if number == 5:
+                    device.room = 3
+                moved.step()
+        self.same(plain, moved)
+        self.assertEqual([str(w.message) for w in said], ["pipefill: optimizer state stays on the device from now on: "
+                                                          "the device had no room when it was to come back"])
+        self.assertIsNone(moved.hook.off)
+        self.assertEqual(len(set(moved.seen)), 1, "it still leaves")
+        moved.hook.close()
+
+    def test_never_any_room(self):
+        moved = self.train(Trainer(Device(), places=(OUT, 99)), 4)
+        moved.hook.away.begin(OUT)
+        moved.hook.away._device.room = 1 << 30
+        with mock.patch.object(away, "PATIENCE_S", 0.05), self.assertRaises(torch.cuda.OutOfMemoryError):
+            moved.optimizer.step()
+        moved.hook.away._device.room = 0
+        moved.hook.close()
+
+    def test_cannot_leave(self):
+        device = Device()
+        device.leave = mock.Mock(side_effect=RuntimeError("cannot pin"))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            moved = self.train(Trainer(device))
+        self.assertRegex(str(said[0].message), "stays on the device from now on: RuntimeError: cannot pin")
+        self.same(self.train(Trainer()), moved)
+        self.assertIsNone(moved.hook.off, "bubbles are announced all the same")
+        self.assertEqual(device.leave.call_count, 1)
+        moved.hook.close()
+
+    def test_close(self):
+        plain, moved = self.train(Trainer(), 8), self.train(Trainer(Device()), 4)
+        moved.hook.away.begin(OUT)
+        self.assertLess(moved.there(), max(moved.seen))
+        moved.hook.close()
+        self.assertEqual(moved.there(), max(moved.seen))
+        for _ in range(4):
+            moved.step()
+        self.same(plain, moved)
+
+
+class TestCuda(unittest.TestCase):
+    """What the GPU is asked for, of a torch that only notes it."""
+
+    def test_order(self):
+        fake = mock.MagicMock()
+        device, there, here = away.Cuda(fake), mock.Mock(), mock.Mock()
+        fake.attach_mock(there, "there")
+        fake.attach_mock(here, "here")
+        device.leave([(there, here)])
+        self.assertEqual([call[0] for call in fake.mock_calls],
+                         ["here.copy_", "cuda.current_stream", "cuda.current_stream().synchronize"])
+        fake.reset_mock()
+        wait = device.come([(there, here)])
+        names = [call[0] for call in fake.mock_calls]
+        self.assertLess(names.index("cuda.Stream().wait_stream"), names.index("there.copy_"))
+        self.assertLess(names.index("cuda.stream().__enter__"), names.index("there.copy_"))
+        self.assertLess(names.index("there.copy_"), names.index("cuda.Stream().record_event"))
+        self.assertNotIn("cuda.current_stream().wait_event", names)
+        wait()
+        self.assertEqual(fake.mock_calls[-1][0], "cuda.current_stream().wait_event")
+        device.host(mock.Mock(nbytes=lambda: 8))
+        fake.empty.assert_called_with(8, dtype=fake.uint8, pin_memory=True)
+
+
+if __name__ == "__main__":
+    unittest.main()
