@@ -9,7 +9,6 @@ import (
 
 	"pipefill"
 	"pipefill/api"
-	"pipefill/controller/hostlist"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
@@ -181,7 +180,7 @@ func (c *Controller) drainNames(ctx context.Context, r api.DrainRequest, action 
 	}
 	var names []string
 	for _, list := range r.Names {
-		expanded, err := hostlist.Expand(list)
+		expanded, err := slurm.ExpandHosts(list)
 		if err != nil {
 			return nil, err
 		}

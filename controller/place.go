@@ -140,7 +140,12 @@ type berth struct {
 // mutex is held.
 func (c *Controller) moor(names map[string]struct{}, nowMs int64) {
 	for name := range names {
-		slots := c.slotsOn(name)
+		c.mu.Lock()
+		var slots []schedule.Slot
+		if n := c.nodes[name]; n != nil {
+			slots = n.slots
+		}
+		c.mu.Unlock()
 		b := &berth{busy: map[pipefill.DeviceID]int64{}}
 		live := c.store.LiveOn(name)
 		for i, busy := range busySlots(live, slots, nowMs) {
@@ -293,7 +298,9 @@ func (c *Controller) offer(nowMs int64) {
 		if !c.open(name, nowMs, vacate) {
 			continue
 		}
-		slots = append(slots, c.slotsOn(name)...)
+		c.mu.Lock()
+		slots = append(slots, c.nodes[name].slots...)
+		c.mu.Unlock()
 	}
 	c.mu.Lock()
 	c.slots = slots

@@ -232,8 +232,7 @@ func TestLedger_OnAFullFileSystem(t *testing.T) {
 		}
 	}
 	probes := 0
-	for probes < 200 && l.probe() == nil { // its line is shorter
-		probes++
+	for ; probes < 200 && l.probe() == nil; probes++ { // its line is shorter
 	}
 	if !refused || probes == 200 {
 		t.Fatalf("%d records and %d probes were written on a full file system", written, probes)

@@ -53,9 +53,9 @@ func (v *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// or returns the number, or what to take where it is not set or has no end.
+// or returns the number, or what to take where it is not set.
 func (v number) or(absent int64) int64 {
-	if !v.set || v.infinite {
+	if !v.set {
 		return absent
 	}
 	return v.n

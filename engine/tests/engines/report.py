@@ -11,6 +11,7 @@ Needs build/engines (packaging/engines) and a quiet machine.
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -79,9 +80,10 @@ def runs(ranks, steps):
         if micro_batches < 2 * ranks:
             continue
         names = [f"{name}:{micro_batches}" for name in SCHEDULES]
-        found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", 8, world=ranks, timeout=600)
-        newer = pipeline.run("torch_rank.py", "OUT", steps, *(f"{name}:{micro_batches}" for name in NEWER), "--sleep", 8,
-                             "--newer", pipeline.NEWER_INSIDE, world=ranks, timeout=600)
+        sleep_ms = 16 // ranks
+        found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", sleep_ms, world=ranks, timeout=600)
+        newer = pipeline.run("torch_rank.py", "OUT", steps, *(f"{name}:{micro_batches}" for name in NEWER), "--sleep",
+                             sleep_ms, "--newer", pipeline.NEWER_INSIDE, world=ranks, timeout=600)
         for name, run in (found | newer).items():
             yield name.partition(":")[0], micro_batches, run
 
@@ -123,22 +125,22 @@ def engines(steps, out, rows):
 
 
 def cost(steps, out, rows):
-    """Prints what the hook costs: calls times the cost of one, and the iteration with and without it beside."""
+    """Prints what the hook costs: calls times the cost of one, and beside it each second step without the hook, in one run."""
     out("| schedule | waits an iteration | cost of one, us | of the iteration, % | iteration with / without the hook |")
     out("|---|---|---|---|---|")
     each_us = hook_cost_us()
-    names = [f"{name}:4" for name in ONE_STAGE]
-    hooked = pipeline.run("torch_rank.py", "OUT", steps, *names)
-    plain = pipeline.run("torch_rank.py", "OUT", steps, *names, "--cure", hooked=False)
-    for name in names:
-        lengths = [[end - begin for begin, end in run[name].ranks[0]["steps"][pipeline.LEARN:]] for run in (hooked, plain)]
-        waits = len(hooked[name].bubbles(0)) / len(lengths[0])
-        with_ns, without_ns = (statistics.median(one) for one in lengths)
-        low, high = interval(*lengths)
+    for name, run in pipeline.run("torch_rank.py", "OUT", 2 * steps, *(f"{name}:4" for name in ONE_STAGE), "--cure",
+                                  "--toggle").items():
+        if not run.ranks[0]["toggled"]:
+            raise SystemExit(f"report: {name} ran without the hook")
+        lengths = [end - begin for begin, end in run.ranks[0]["steps"][2 * pipeline.LEARN:]]
+        pairs = [math.log(a / b) for a, b in zip(lengths[::2], lengths[1::2])]
+        waits, with_ns = len(run.bubbles(0, 2 * pipeline.LEARN)) / len(pairs), statistics.median(lengths[::2])
+        low, high = interval(pairs)
         share = waits * each_us * 1e5 / with_ns
-        row(rows, f"engines: cost of the hook, {name}", share, "%", len(lengths[0]), 0.2, share <= 0.2)
+        row(rows, f"engines: cost of the hook, {name}", share, "%", len(pairs), 0.2, share <= 0.2)
         out(f"| {short(name)} | {waits:.1f} | {each_us:.2f} | {share:.4f} | "
-              f"{with_ns / without_ns:.3f} [{low:.3f}, {high:.3f}] |")
+              f"{math.exp(statistics.median(pairs)):.4f} [{low:.4f}, {high:.4f}] |")
 
 
 def hook_cost_us():
@@ -162,11 +164,10 @@ def hook_cost_us():
     return statistics.median(times) / 1e3
 
 
-def interval(a, b, rounds=2000):
-    """The 95 % interval of the ratio of two medians, by bootstrap."""
+def interval(logs, rounds=2000):
+    """The 95 % interval of the ratio whose logarithms' median is taken, by bootstrap."""
     draw = random.Random(1)
-    ratios = sorted(statistics.median(draw.choices(a, k=len(a))) / statistics.median(draw.choices(b, k=len(b)))
-                    for _ in range(rounds))
+    ratios = sorted(math.exp(statistics.median(draw.choices(logs, k=len(logs)))) for _ in range(rounds))
     return ratios[rounds // 40], ratios[-rounds // 40]
 
 

@@ -2,11 +2,13 @@
 """One rank of pipelines on torch.distributed.pipelining; nothing in it knows of pipefill.
 
     torch_rank.py OUT.json STEPS SCHEDULE:MICRO_BATCHES... [--cure] [--change STEP] [--sleep MS] [--newer FOLDER]
+                  [--toggle]
 
 Rank and world size come from RANK and WORLD_SIZE, the meeting place from MASTER_PORT. One schedule after the other is
 trained. --cure: works around pytorch#132644, where no hook does. --change: from that step on, batches are half as
 large. --sleep: stages that sleep so long for a forward instead of computing, for more ranks than cores. --newer: takes
-torch.distributed.pipelining of a newer release, which is Python only, from that folder.
+torch.distributed.pipelining of a newer release, which is Python only, from that folder. --toggle: every other step, from
+the second on, runs without the hook (with --cure), for what it costs.
 """
 
 import argparse
@@ -22,6 +24,7 @@ parser.add_argument("--cure", action="store_true")
 parser.add_argument("--change", type=int, default=0)
 parser.add_argument("--sleep", type=float, default=0)
 parser.add_argument("--newer")
+parser.add_argument("--toggle", action="store_true")
 args = parser.parse_args()
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 cores = sorted(os.sched_getaffinity(0))
@@ -131,6 +134,13 @@ def shrink(schedule, stages):
     schedule._stage_initialized = schedule._stages_initialized = False
 
 
+def hooked():
+    """Everything that a hook has replaced: (owner, name, what is there, what was)."""
+    owners = [schedules, schedules._PipelineStageBase, schedules.PipelineScheduleSingle, schedules.PipelineScheduleMulti]
+    return [(owner, key, value, value.__wrapped__) for owner in owners for key, value in list(vars(owner).items())
+            if "pipefill" in getattr(getattr(value, "__code__", None), "co_filename", "")]
+
+
 def train(name, micro_batches):
     """One part of the run."""
     schedule, stages, count = make(name, micro_batches)
@@ -139,6 +149,7 @@ def train(name, micro_batches):
     optimizer = torch.optim.SGD(parameters, lr=0.05)
     generator = torch.Generator().manual_seed(1)
     history = []
+    replaced = hooked() if args.toggle else []
     dist.barrier()
     trace.begin(f"{name}:{micro_batches}")
     for step in range(args.steps):
@@ -147,6 +158,8 @@ def train(name, micro_batches):
             rows //= 2
             if step == args.change:
                 shrink(schedule, stages)
+        for owner, key, with_hook, without in replaced:
+            setattr(owner, key, without if step % 2 else with_hook)
         x = torch.randn(rows * micro_batches, WIDTH, generator=generator)
         y = torch.tanh(x.roll(1, 1)) * 0.5
         begin_ns = tracer.now_ns()
@@ -159,7 +172,9 @@ def train(name, micro_batches):
         optimizer.step()
         history += [sum(float(one) for one in losses) / len(losses)] if losses else []
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
-    trace.result(losses=history, parameters=digest)
+    trace.result(losses=history, parameters=digest, toggled=len(replaced))
+    for owner, key, with_hook, _ in replaced:
+        setattr(owner, key, with_hook)
     dist.barrier()
 
 

@@ -1,5 +1,4 @@
-// Package hostlist reads the lists of nodes that Slurm writes, as n[0-2,07].
-package hostlist
+package slurm
 
 import (
 	"fmt"
@@ -12,9 +11,9 @@ import (
 // maxHosts bounds what a list may expand to; Slurm's own clusters end below it.
 const maxHosts = 65536
 
-// Expand turns Slurm's "n[0-2,07],gpu1" into names. One bracket a name,
+// ExpandHosts turns Slurm's "n[0-2,07],gpu1" into names. One bracket a name,
 // which is what Slurm writes unless nodes are named in several dimensions.
-func Expand(list string) ([]string, error) {
+func ExpandHosts(list string) ([]string, error) {
 	var hosts []string
 	for list != "" {
 		part := list
