@@ -287,16 +287,27 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 // ended on the node, lest Slurm launches a second copy, which drains the node:
 // there Slurm kills it, or it comes to its end.
 func (v View) forgot(a store.Assignment, job slurm.Job, said api.NodeAssignment) []Action {
-	byItself := said.Outcome == pipefill.OutcomeCompleted || said.Outcome == pipefill.OutcomeFailed && said.ExitCode < 128
 	switch {
-	case said.State == pipefill.AssignmentEnded && byItself:
-		return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
+	case byItself(said):
+		return done(a, said)
 	case !job.Held || job.PinnedNode != "":
 		return []Action{{Kind: Hold, JobID: a.Job.JobID}}
 	case started(said.State) && !v.lost(a.Node):
 		return nil
 	}
 	return marked(v.back(a, pipefill.OutcomeLost, "Slurm has forgotten that it started", true), a.Node, avoid)
+}
+
+// byItself tells whether an attempt came to its end on the node, unkilled.
+func byItself(said api.NodeAssignment) bool {
+	return said.State == pipefill.AssignmentEnded &&
+		(said.Outcome == pipefill.OutcomeCompleted || said.Outcome == pipefill.OutcomeFailed && said.ExitCode < 128)
+}
+
+// done: the node's word on the end counts, and what Slurm still has under that
+// name is not to run, or not to run on.
+func done(a store.Assignment, said api.NodeAssignment) []Action {
+	return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
 }
 
 // What a job that did not start keeps off.
@@ -351,6 +362,10 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 		said.State != pipefill.AssignmentEnded:
 		// Its slot went away meanwhile: the plugin holds it back, in vain.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
+	// A slurmctld that was killed did not hear of the end, or launches again what
+	// has ended: either way the job has come to its end.
+	case byItself(said) && v.NowMs-said.EndedMs > nodeWordMs:
+		return done(a, said)
 	case said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeEvicted,
 		said.State == pipefill.AssignmentEnded && said.Outcome == pipefill.OutcomeLost,
 		// Slurm runs what the node saw end: it is another attempt under the same name.
