@@ -47,6 +47,10 @@ const (
 	// decided on together. After a long one it rests for as long, within bounds.
 	roundsApart = 20 * time.Millisecond
 	roundsRest  = 250 * time.Millisecond
+	// sweepEach puts sweeps further apart the more assignments there are: to look at
+	// one takes some 5 µs, and what only time changes waits for 5 s and more.
+	sweepEach = 500 * time.Microsecond
+	sweepMost = 5 * time.Second
 	// totalsEvery is how often main devices' totals are written to disk, and
 	// totalsMore for each node: 1,024 nodes have theirs written once a minute. A
 	// device that leaves has its last ones written at once.
@@ -67,6 +71,8 @@ type Controller struct {
 
 	kick    chan struct{} // one waiting: look again now
 	asked   chan struct{} // one waiting: a job is to be read
+	placed  chan struct{} // closed: a slot has been given away since the start
+	once    sync.Once     // closes it
 	tallies *tallies
 	dirty   set[int64]  // jobs to decide about
 	moved   set[string] // nodes of which the scheduler is to hear
@@ -113,7 +119,7 @@ type avoided struct {
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
-		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), planKick: make(chan struct{}, 1), plans: map[int64]*handover{}, started: now().UnixMilli(),
+		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), placed: make(chan struct{}), planKick: make(chan struct{}, 1), plans: map[int64]*handover{}, started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
 		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{}, recordings: newRecordings(),
 	}
@@ -150,7 +156,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	rest := time.NewTimer(roundsApart)
 	defer rest.Stop()
-	sweep := true
+	sweep, swept := true, c.now()
 	for {
 		begin := c.now()
 		c.broken(ctx, c.round(ctx, sweep))
@@ -166,15 +172,36 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			sweep = true
+			live := c.store.LiveCount()
+			if sweep = c.now().Sub(swept) >= min(time.Duration(live)*sweepEach, sweepMost); sweep {
+				swept = c.now()
+			}
 		case <-c.kick:
 			sweep = false
 		}
 	}
 }
 
+// A listing of a long queue keeps Slurm's daemons and us busy for seconds. After
+// a start what the store knows serves the first slots before it: jobs are read one
+// by one before they are reserved.
+const (
+	longQueue    = 5000
+	listedWithin = 5 * time.Second // of a start, whatever comes of it
+)
+
 // pollLoop asks Slurm, and starts a round after each answer.
 func (c *Controller) pollLoop(ctx context.Context) {
+	if len(c.store.OpenNumbers(c.cfg.Cluster)) > longQueue {
+		first := time.NewTimer(listedWithin)
+		defer first.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.placed:
+		case <-first.C:
+		}
+	}
 	ticker := time.NewTicker(c.cfg.Poll())
 	defer ticker.Stop()
 	for {
@@ -277,9 +304,7 @@ func (c *Controller) decide(sweep bool) (looked map[int64]struct{}, groups []ofJ
 	all := looked
 	if sweep {
 		all = maps.Clone(looked)
-		for _, a := range c.store.LiveAll() {
-			all[a.Job.JobID] = struct{}{}
-		}
+		c.store.EachLive(func(a *store.Assignment, _ *store.FillJob) { all[a.Job.JobID] = struct{}{} })
 	}
 	actions := reconcile.Decide(c.view(all))
 	return looked, c.byJob(actions)

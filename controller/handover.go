@@ -1,15 +1,18 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"pipefill"
 	"pipefill/api"
 	"pipefill/controller/plan"
 	"pipefill/controller/schedule"
+	"pipefill/controller/store"
 )
 
 // replanApart is the least time between two plans of one fill job: bubbles are
@@ -85,15 +88,19 @@ func (c *Controller) toPlan() []planned {
 	c.mirror.mu.Lock()
 	defer c.mirror.mu.Unlock()
 	var all []planned
-	for _, a := range c.store.LiveAll() {
-		job, word := c.store.Open(c.cfg.Cluster, a.Job.JobID), c.mirror.jobs[a.Job.JobID]
-		if job == nil || job.Mode != pipefill.ModeChunked || word == nil {
-			continue
+	c.store.EachLive(func(a *store.Assignment, job *store.FillJob) {
+		if job == nil || job.Mode != pipefill.ModeChunked {
+			return
+		}
+		word := c.mirror.jobs[a.Job.JobID]
+		if word == nil {
+			return
 		}
 		if digest := option(word.Options, "profile"); len(digest) == hex.EncodedLen(sha256.Size) {
 			all = append(all, planned{a.ID, a.Job.JobID, digest, schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}})
 		}
-	}
+	})
+	slices.SortFunc(all, func(a, b planned) int { return cmp.Compare(a.assignment, b.assignment) })
 	return all
 }
 

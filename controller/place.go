@@ -90,6 +90,7 @@ func (c *Controller) place(ctx context.Context) error {
 		if failed[i] = err; err != nil {
 			return
 		}
+		c.once.Do(func() { close(c.placed) })
 		c.log.InfoContext(ctx, "slot reserved", "fill_job_id", pair.Job.JobID, "assignment", id, "node", pair.Slot.Node, "device", pair.Slot.Device)
 	})
 	return errors.Join(failed...)

@@ -165,6 +165,23 @@ func (s *Store) LiveAll() []*Assignment {
 	return slices.SortedFunc(maps.Values(s.index.live), byID)
 }
 
+// LiveCount is how many assignments are live.
+func (s *Store) LiveCount() int {
+	s.index.mu.RLock()
+	defer s.index.mu.RUnlock()
+	return len(s.index.live)
+}
+
+// EachLive calls do for every live assignment and its job, in no order; nil: it is
+// not open. It holds the index meanwhile: do must not ask the store.
+func (s *Store) EachLive(do func(*Assignment, *FillJob)) {
+	s.index.mu.RLock()
+	defer s.index.mu.RUnlock()
+	for _, a := range s.index.live {
+		do(a, s.index.jobs[a.FillJobID])
+	}
+}
+
 // Live lists copies of all live assignments by id.
 func (s *Store) Live(context.Context) ([]Assignment, error) {
 	all := s.LiveAll()
