@@ -24,10 +24,11 @@ import (
 )
 
 // recordedFor is how long recording is on, or off, in one half of a pair: some
-// ten iterations. What is on the way when it changes is left out.
+// five iterations, since this machine is another one a few seconds later. What is
+// on the way when it changes is left out.
 const (
-	recordedFor    = 2 * time.Second
-	recordedChange = 400 * time.Millisecond
+	recordedFor    = time.Second
+	recordedChange = 250 * time.Millisecond
 )
 
 var nsPerOp = regexp.MustCompile(`(?m)^BenchmarkRecording\S*\s+(\d+)\s+([0-9.]+) ns/op`)
@@ -86,7 +87,8 @@ func (b *bench) recordingEvents(ctx context.Context) error {
 }
 
 // recordingPairs runs a main job alone, and turns its recording on and off in
-// pairs in random order. Each gives the log of the ratio of its iterations.
+// pairs in random order. Each gives the log of the ratio of its iterations, by
+// their medians: a host that takes a core away for a while is neither's doing.
 func (b *bench) recordingPairs(ctx context.Context) (ratios []float64, err error) {
 	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), "--node=recording: off")
 	if err != nil {
@@ -139,20 +141,18 @@ func (b *bench) recordingPairs(ctx context.Context) (ratios []float64, err error
 		return nil, err
 	}
 	for i := 0; i+1 < len(halves); i += 2 {
-		var logs [2]float64
-		var counts [2]float64
+		var lengths [2][]float64
 		for k, h := range halves[i : i+2] {
 			for _, span := range traces.Ranks[0].Iterations {
 				if span.BeginNs >= h.span.BeginNs && span.EndNs < h.span.EndNs {
-					logs[k] += math.Log(float64(span.EndNs - span.BeginNs))
-					counts[k]++
+					lengths[k] = append(lengths[k], float64(span.EndNs-span.BeginNs))
 				}
 			}
 		}
-		if counts[0] == 0 || counts[1] == 0 {
+		if len(lengths[0]) == 0 || len(lengths[1]) == 0 {
 			continue
 		}
-		ratio := logs[0]/counts[0] - logs[1]/counts[1]
+		ratio := math.Log(measure.Quantile(lengths[0], 0.5) / measure.Quantile(lengths[1], 0.5))
 		if !halves[i].on {
 			ratio = -ratio
 		}
