@@ -37,7 +37,7 @@ type Recording struct {
 // RecordedDevice is what was recorded of one device, oldest first.
 type RecordedDevice struct {
 	Device pipefill.DeviceID `json:"device"`
-	Stage  int               `json:"stage"`         // of the pipeline, where the program said it; else the place on the node
+	Stage  int               `json:"stage"`         // of the pipeline; -1: the program did not say
 	Lost   int64             `json:"lost"`          // records that were overwritten before they were read
 	Cut    bool              `json:"cut,omitempty"` // there were older ones than an answer takes
 	Events []RecordedEvent   `json:"events"`

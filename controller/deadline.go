@@ -73,15 +73,31 @@ func readDeadline(text string, submitted time.Time, zone *time.Location) (time.T
 	return time.Time{}, pipefill.Errorf(pipefill.CodeInvalid, "deadline=%.40s: write a time as sbatch --deadline takes it, like 2026-12-24T18:00:00", text)
 }
 
-// optionDeadline is deadline=, 0 where there is none that can be read.
-func optionDeadline(options string, submitMs int64, zone *time.Location) int64 {
+// optionDeadline is deadline=, 0 where there is none, and an error where it cannot
+// be read: such a job is scheduled as one without.
+func optionDeadline(options string, submitMs int64, zone *time.Location) (int64, error) {
 	text := option(options, "deadline")
 	if text == "" {
-		return 0
+		return 0, nil
 	}
 	at, err := readDeadline(text, time.UnixMilli(submitMs), zone)
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	return at.UnixMilli()
+	return at.UnixMilli(), nil
+}
+
+// ignored tells what of a waiting job's options has no effect, and why; "" where
+// all has.
+func (c *Controller) ignored(number int64) string {
+	c.mirror.mu.Lock()
+	defer c.mirror.mu.Unlock()
+	w := c.mirror.jobs[number]
+	if w == nil {
+		return ""
+	}
+	if _, err := optionDeadline(w.Options, w.SubmitMs, c.store.Zone); err != nil {
+		return "it has no deadline: " + err.Error()
+	}
+	return ""
 }

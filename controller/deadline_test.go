@@ -29,10 +29,13 @@ func TestReadDeadline(t *testing.T) {
 			t.Errorf("%q is read as %s", text, got)
 		}
 	}
-	if ms := optionDeadline("fill,deadline=now+1hour,mode=chunked", submitted.UnixMilli(), zone); ms != submitted.Add(time.Hour).UnixMilli() {
-		t.Errorf("deadline= gives %d", ms)
+	if ms, err := optionDeadline("fill,deadline=now+1hour,mode=chunked", submitted.UnixMilli(), zone); err != nil || ms != submitted.Add(time.Hour).UnixMilli() {
+		t.Errorf("deadline= gives %d, %v", ms, err)
 	}
-	if ms := optionDeadline("fill,deadline=soon", submitted.UnixMilli(), zone); ms != 0 {
+	if ms, err := optionDeadline("fill,deadline=soon", submitted.UnixMilli(), zone); err == nil || ms != 0 {
 		t.Errorf("a deadline that cannot be read gives %d", ms)
+	}
+	if ms, err := optionDeadline("fill,mode=chunked", submitted.UnixMilli(), zone); err != nil || ms != 0 {
+		t.Errorf("no deadline gives %d, %v", ms, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/hostlist"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
@@ -180,7 +181,7 @@ func (c *Controller) drainNames(ctx context.Context, r api.DrainRequest, action 
 	}
 	var names []string
 	for _, list := range r.Names {
-		expanded, err := slurm.ExpandHosts(list)
+		expanded, err := hostlist.Expand(list)
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pipefill"
+	"pipefill/controller/schedule"
 	"pipefill/controller/slurm"
 	"pipefill/controller/store"
 )
@@ -40,6 +41,7 @@ type mirror struct {
 	jobs   map[int64]*word
 	arrays map[int64]slurm.Array // by the record's number
 	main   []slurm.Job           // pending main jobs
+	ends   map[int64]int64       // by when running main jobs' limits end them, ms
 	states map[string]string
 	nodes  map[string]slurm.Node
 	closed map[string]string // fill partitions that start nothing, and why
@@ -191,6 +193,7 @@ func (c *Controller) takeListing(l slurm.Listing, ask int64) {
 		m.arrays[a.ID] = a
 	}
 	m.main = l.Main
+	c.takeEnds(l.Ends)
 	var gone []int64
 	for id, w := range m.jobs {
 		if w.ask < ask && m.touched[id] < ask {
@@ -216,6 +219,39 @@ func (c *Controller) takeListing(l slurm.Listing, ask int64) {
 			delete(m.touched, id)
 		}
 	}
+}
+
+// takeEnds takes in when main jobs will end; the slots of those for which that is
+// new are looked at again.
+func (c *Controller) takeEnds(ends map[int64]int64) {
+	m := c.mirror
+	old := m.ends
+	m.ends = ends
+	if maps.Equal(old, ends) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, n := range c.nodes {
+		if slices.ContainsFunc(n.slots, func(s schedule.Slot) bool { return old[s.Main.JobID] != ends[s.Main.JobID] }) {
+			c.moved.add(name)
+		}
+	}
+}
+
+// slotsOn are a node's slots, by when Slurm ends their main jobs included.
+func (c *Controller) slotsOn(name string) []schedule.Slot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[name]
+	if n == nil {
+		return nil
+	}
+	slots := slices.Clone(n.slots)
+	for i := range slots {
+		slots[i].MainEndMs = c.mirror.ends[slots[i].Main.JobID]
+	}
+	return slots
 }
 
 // takeJob takes in what Slurm says of a job.
@@ -430,7 +466,7 @@ func (c *Controller) unsaved() []store.FillJob {
 			continue
 		}
 		job := fillJob(c.cfg.Cluster, w.Job)
-		job.DeadlineMs = optionDeadline(w.Options, w.SubmitMs, c.store.Zone)
+		job.DeadlineMs, _ = optionDeadline(w.Options, w.SubmitMs, c.store.Zone) // what cannot be read the queue says
 		if seen = append(seen, job); len(seen) == saveMost {
 			break
 		}

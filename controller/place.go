@@ -141,12 +141,7 @@ type berth struct {
 // mutex is held.
 func (c *Controller) moor(names map[string]struct{}, nowMs int64) {
 	for name := range names {
-		c.mu.Lock()
-		var slots []schedule.Slot
-		if n := c.nodes[name]; n != nil {
-			slots = n.slots
-		}
-		c.mu.Unlock()
+		slots := c.slotsOn(name)
 		b := &berth{busy: map[pipefill.DeviceID]int64{}}
 		live := c.store.LiveOn(name)
 		for i, busy := range busySlots(live, slots, nowMs) {
@@ -299,9 +294,7 @@ func (c *Controller) offer(nowMs int64) {
 		if !c.open(name, nowMs, vacate) {
 			continue
 		}
-		c.mu.Lock()
-		slots = append(slots, c.nodes[name].slots...)
-		c.mu.Unlock()
+		slots = append(slots, c.slotsOn(name)...)
 	}
 	c.mu.Lock()
 	c.slots = slots

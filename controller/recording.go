@@ -12,7 +12,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
-	"pipefill/controller/slurm"
+	"pipefill/controller/hostlist"
 )
 
 // Recordings lie on the nodes, and the nodes call: who asks for one waits here
@@ -23,6 +23,7 @@ const (
 	recordingsAtOnce      = 2
 	recordingNodesAtOnce  = 4
 	recordingWait         = 10 * time.Second // for a node
+	recordingLongest      = 5 * time.Minute  // for all of it: who reads slowly keeps others waiting
 	mostRecordingBytes    = 32 << 20
 	recordingLongestMs    = 366 * dayMs
 	recordingNodesListMax = 4096 // bytes of nodes=
@@ -74,7 +75,10 @@ func (s *Server) recording(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/jsonl")
 	end := api.RecordingEnd{Missing: []string{}}
 	lines, flusher := json.NewEncoder(w), http.NewResponseController(w)
-	c.fetchRecording(r.Context(), api.RecordingAsk{Job: job, LastMs: lastMs}, nodes, func(node string, part json.RawMessage) {
+	ctx, cancel := context.WithTimeout(r.Context(), recordingLongest)
+	defer cancel()
+	_ = flusher.SetWriteDeadline(c.now().Add(recordingLongest)) // a recorder in a test cannot
+	c.fetchRecording(ctx, api.RecordingAsk{Job: job, LastMs: lastMs}, nodes, func(node string, part json.RawMessage) {
 		if part == nil {
 			end.Missing = append(end.Missing, node)
 			return
@@ -85,7 +89,7 @@ func (s *Server) recording(w http.ResponseWriter, r *http.Request) {
 		}{part}); err != nil {
 			s.log.DebugContext(r.Context(), "the caller went away", "err", err)
 		}
-		_ = flusher.Flush() // a recorder in a test cannot
+		_ = flusher.Flush()
 	})
 	_ = lines.Encode(api.RecordingPart{End: &end}) // who went away sees none
 }
@@ -101,7 +105,7 @@ func recordingQuery(r *http.Request) (lastMs int64, only []string, err error) {
 		if len(text) > recordingNodesListMax {
 			return 0, nil, pipefill.Errorf(pipefill.CodeInvalid, "trace: nodes: the list is longer than %d bytes: write it with brackets", recordingNodesListMax)
 		}
-		if only, err = slurm.ExpandHosts(text); err != nil {
+		if only, err = hostlist.Expand(text); err != nil {
 			return 0, nil, err
 		}
 	}

@@ -34,6 +34,7 @@ type world struct {
 
 	jobs  map[int64]*worldJob
 	nodes map[string]*worldNode
+	ends  map[int64]int64 // of main jobs, ms
 
 	ctl    *Controller
 	store  *store.Store
@@ -196,6 +197,7 @@ func (w *world) List(context.Context, []string, time.Time) (slurm.Listing, error
 		}
 		l.Jobs = append(l.Jobs, w.jobs[id].Job)
 	}
+	l.Ends = maps.Clone(w.ends)
 	return l, nil
 }
 
@@ -659,6 +661,50 @@ func TestWorld_ALifeWithoutFaults(t *testing.T) {
 	for _, j := range w.jobs {
 		if j.completed != 1 || j.started != 1 || j.Restarts != 0 {
 			t.Errorf("job %d: started %d times, completed %d, %d restarts", j.ID, j.started, j.completed, j.Restarts)
+		}
+	}
+}
+
+// A slot knows by when Slurm ends its main job, and hears of another limit.
+func TestWorld_MainJobsEnds(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	main := w.nodes["n0"].main.Job.JobID
+	for _, endMs := range []int64{w.ms() + 3_600_000, w.ms() + 7_200_000, 0} {
+		w.ends = map[int64]int64{main: endMs, 7: 1}
+		for range 3 {
+			w.second()
+		}
+		seen := 0
+		for _, s := range w.ctl.knownSlots() {
+			if s.Main.JobID == main {
+				if seen++; s.MainEndMs != endMs {
+					t.Errorf("%s ends at %d, want %d", s.Node, s.MainEndMs, endMs)
+				}
+			}
+		}
+		if seen == 0 {
+			t.Error("no slots")
+		}
+	}
+}
+
+// What cannot be read as a deadline the queue says, and the job waits all the same.
+func TestQueue_SaysWhatItIgnores(t *testing.T) {
+	w := newWorld(t, 1, 2)
+	for _, n := range w.nodes {
+		n.hasMain = false
+	}
+	w.jobs[100].Options = "fill,deadline=soon"
+	w.jobs[101].Options = "fill,deadline=now+2hours"
+	w.second()
+	rows, err := w.ctl.Queue(t.Context(), "")
+	if err != nil || len(rows) != 2 {
+		t.Fatal(rows, err)
+	}
+	for _, row := range rows {
+		bad := strings.Contains(row.Reason, "it has no deadline: deadline=soon: write a time as sbatch --deadline takes it")
+		if row.State != "queued" || bad != (row.JobID == 100) || (row.DeadlineMs == 0) != bad {
+			t.Errorf("%+v", row)
 		}
 	}
 }

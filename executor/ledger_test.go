@@ -232,7 +232,8 @@ func TestLedger_OnAFullFileSystem(t *testing.T) {
 		}
 	}
 	probes := 0
-	for ; probes < 200 && l.probe() == nil; probes++ { // its line is shorter
+	for probes < 200 && l.probe() == nil { // its line is shorter
+		probes++
 	}
 	if !refused || probes == 200 {
 		t.Fatalf("%d records and %d probes were written on a full file system", written, probes)

@@ -365,8 +365,8 @@ func (n *node) dropMain(m *mainJob) {
 	if err := n.state.dropMain(m.rec.Job); err != nil {
 		n.log.Error("record not removed", "job_id", m.rec.Job.JobID, "err", err)
 	}
-	for i, d := range m.devices {
-		n.keepRecording(m, d, i)
+	for _, d := range m.devices {
+		n.keepRecording(m, d)
 		if n.past[d.device.ID] == nil {
 			n.past[d.device.ID] = &deviceTotals{}
 		}

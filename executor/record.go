@@ -70,6 +70,11 @@ func newRecording(bytes int64) *recording {
 
 func (r *recording) add(x record) {
 	if len(r.ring) < r.most {
+		if len(r.ring) == cap(r.ring) { // append would make room beyond the bound
+			larger := make([]record, len(r.ring), min(r.most, max(1024, 2*cap(r.ring))))
+			copy(larger, r.ring)
+			r.ring = larger
+		}
 		r.ring = append(r.ring, x)
 	} else {
 		r.ring[r.put%uint64(r.most)] = x
@@ -218,9 +223,9 @@ func (n *node) startRecording(d *mainDevice) {
 }
 
 // keepRecording keeps what was recorded of a device whose main job has ended.
-func (n *node) keepRecording(m *mainJob, d *mainDevice, i int) {
+func (n *node) keepRecording(m *mainJob, d *mainDevice) {
 	if d.record != nil {
-		n.kept[d.device.ID] = keptRecording{m.rec.Job, m.rec.UID, d.stage(i), n.now(), n.mono(), d.record}
+		n.kept[d.device.ID] = keptRecording{m.rec.Job, m.rec.UID, d.stage(), n.now(), n.mono(), d.record}
 	}
 }
 
@@ -234,13 +239,12 @@ func (n *node) dropRecordings() {
 	}
 }
 
-// stage is the device's place in the pipeline: what its program said, else its
-// place on this node.
-func (d *mainDevice) stage(i int) int {
-	if said := d.main.at.Stage.Load(); said > 0 && said <= 1<<20 {
+// stage is the device's place in the pipeline, -1 where its program did not say.
+func (d *mainDevice) stage() int {
+	if said := d.main.at.Stage.Load(); said <= 1<<20 {
 		return int(said) - 1
 	}
-	return i
+	return -1
 }
 
 // recordings lists what is recorded, for the controller.
@@ -280,10 +284,10 @@ func (n *node) answerRecording(ask api.RecordingAsk) api.Recording {
 		since = append(since, horizon)
 	}
 	if m := n.mains[ask.Job.JobID]; m != nil && m.rec.Job == ask.Job {
-		for i, d := range m.devices {
+		for _, d := range m.devices {
 			if d.record != nil {
 				n.drainDevice(m, d) // up to this moment
-				add(d.device.ID, d.stage(i), d.record, now)
+				add(d.device.ID, d.stage(), d.record, now)
 			}
 		}
 	}

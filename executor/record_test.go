@@ -35,7 +35,7 @@ func TestRecording_IsBounded(t *testing.T) {
 	for i := range int64(all) {
 		r.event(eventCopy{begin: 1000 + i, end: 1001 + i, iteration: uint64(i)})
 	}
-	if len(r.ring) != leastRecording/recordBytes || cap(r.ring) > 2*len(r.ring) {
+	if len(r.ring) != leastRecording/recordBytes || cap(r.ring) != len(r.ring) {
 		t.Errorf("%d records, room for %d", len(r.ring), cap(r.ring))
 	}
 	records, cut := r.copied(10)

@@ -208,7 +208,7 @@ func (r *run) submit(j workload.Job) {
 	if r.w.s.Workload.Gangs {
 		parts, devices = 1, j.Devices
 	}
-	fill := int32(j.Kind - 1)
+	fill := int32(j.Kind - 1) //nolint:gosec // a handful
 	if j.Kind == 0 {
 		fill = r.draw()
 	}
@@ -240,7 +240,7 @@ func (r *run) draw() int32 {
 	at := r.random.Float64() * total
 	for i, f := range r.w.s.Fills {
 		if at -= f.Weight; at < 0 {
-			return int32(i)
+			return int32(i) //nolint:gosec // a handful
 		}
 	}
 	return int32(len(r.w.s.Fills) - 1)

@@ -136,7 +136,11 @@ func (r Run) stages() (chart.Section, error) {
 	var groups []string
 	values := make([][]float64, len(kinds)+1)
 	for _, d := range r.Timeline.Devices {
-		groups = append(groups, fmt.Sprintf("stage %d", d.Stage))
+		group := d.ID
+		if d.Name != d.ID {
+			group = fmt.Sprintf("stage %d", d.Stage)
+		}
+		groups = append(groups, group)
 		sums := map[string]float64{}
 		for _, s := range d.Waits {
 			sums[s.Name] += float64(s.EndNs-s.BeginNs) / 1e9
@@ -158,7 +162,7 @@ func (r Run) stages() (chart.Section, error) {
 			kept, drawn = append(kept, name), append(drawn, values[i])
 		}
 	}
-	picture, err := chart.Bars("bubbles by stage and kind", "stage of the pipeline", "seconds", groups, kept, drawn, false)
+	picture, err := chart.Bars("bubbles by stage and kind", "device", "seconds", groups, kept, drawn, false)
 	return chart.Section{Heading: "Bubbles by stage", Picture: picture, Text: "comm and other are waited for too, and never offered."}, err
 }
 

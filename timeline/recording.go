@@ -17,12 +17,20 @@ func FromRecordings(parts []api.Recording) (Timeline, measure.Traces, error) {
 	r := reader{devices: map[string]*Device{}}
 	events := map[string][]measure.Event{}
 	var fills []measure.Fill
+	parts = slices.Clone(parts)
+	// n2 before n10.
+	slices.SortStableFunc(parts, func(a, b api.Recording) int {
+		return cmp.Or(cmp.Compare(len(a.Node), len(b.Node)), cmp.Compare(a.Node, b.Node))
+	})
 	for _, part := range parts {
 		for i := range part.Devices {
 			from := &part.Devices[i]
 			id := part.Node + "/" + string(from.Device)
+			// Without a word of the program: as nodes and their devices are in order.
 			d := r.device(id)
-			d.Stage, d.Name = from.Stage, fmt.Sprintf("stage %d, %s", from.Stage, id)
+			if from.Stage >= 0 {
+				d.Stage, d.Name = from.Stage, fmt.Sprintf("stage %d, %s", from.Stage, id)
+			}
 			for _, e := range from.Events {
 				rec := recordOf(e, part.EpochNs)
 				d.event(&rec, false)

@@ -55,3 +55,20 @@ func TestFromRecordings_Nothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A program that does not say its stages has its devices by node.
+func TestFromRecordings_WithoutStages(t *testing.T) {
+	event := []api.RecordedEvent{{Iteration: 1, BeginNs: 1, EndNs: 9, Flags: 8}}
+	tl, _, err := timeline.FromRecordings([]api.Recording{
+		{Node: "n10", Devices: []api.RecordedDevice{{Device: "cpu:0", Stage: -1, Events: event}}},
+		{Node: "n9", Devices: []api.RecordedDevice{{Device: "cpu:1", Stage: -1, Events: event}, {Device: "cpu:0", Stage: -1, Events: event}}},
+	})
+	if err != nil || len(tl.Devices) != 3 {
+		t.Fatalf("%+v, %v", tl, err)
+	}
+	for i, want := range []string{"n9/cpu:1", "n9/cpu:0", "n10/cpu:0"} {
+		if d := tl.Devices[i]; d.ID != want || d.Name != want {
+			t.Errorf("device %d is %s, %q, want %s", i, d.ID, d.Name, want)
+		}
+	}
+}

@@ -27,8 +27,8 @@ type Span struct {
 // Device is one device of a main job: its tracks, each without overlaps.
 type Device struct {
 	ID    string // "cpu:0"
-	Name  string // "stage 0, cpu:0"
-	Stage int
+	Name  string // "stage 0, cpu:0"; the ID where no stage is known
+	Stage int    // by which devices are sorted
 	Marks []Span // iterations
 	Main  []Span // forward, backward, and the other instructions; compute, where nobody said which
 	Waits []Span // by kind

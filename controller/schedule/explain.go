@@ -61,7 +61,7 @@ func (s *Scheduler) Explain(nowMs, id int64, slots []Slot) (Explanation, bool) {
 			x = s.indexOf(&slot, now)
 			classes[key] = x
 		}
-		if !s.fits(x, s.shape[i]) {
+		if !s.fits(x, s.shape[i]) || !s.where[i].suits(slot.Node) {
 			continue
 		}
 		suits = append(suits, slot)

@@ -16,6 +16,7 @@ type facts struct {
 	ownWorkS                           float64 // of the job, where workS is its place's
 	source                             string
 	job                                *store.FillJob
+	where                              *where // nil: anywhere
 }
 
 // columns hold the facts of all jobs, each kind together, since a policy looks at
@@ -27,6 +28,7 @@ type columns struct {
 	gpu, gone, starving                                 []bool
 	source                                              []string
 	job                                                 []*store.FillJob
+	where                                               []*where
 }
 
 func (c *columns) len() int { return len(c.job) }
@@ -38,14 +40,14 @@ func (c *columns) push(f facts) {
 	c.tier, c.ownWorkS = append(c.tier, f.tier), append(c.ownWorkS, f.ownWorkS)
 	c.profile, c.group, c.shape = append(c.profile, f.profile), append(c.group, f.group), append(c.shape, f.shape)
 	c.gpu, c.gone, c.starving = append(c.gpu, f.gpu), append(c.gone, f.gone), append(c.starving, f.starving)
-	c.source, c.job = append(c.source, f.source), append(c.job, f.job)
+	c.source, c.job, c.where = append(c.source, f.source), append(c.job, f.job), append(c.where, f.where)
 }
 
 func (c *columns) facts(i int32) facts {
 	return facts{
 		firstMs: c.firstMs[i], deadlineMs: c.deadlineMs[i], workS: c.workS[i], limitS: c.limitS[i], memBytes: c.memBytes[i], usedS: c.usedS[i],
 		attempts: c.attempts[i], devices: c.devices[i], tier: c.tier[i], ownWorkS: c.ownWorkS[i], profile: c.profile[i], group: c.group[i], shape: c.shape[i],
-		gpu: c.gpu[i], gone: c.gone[i], starving: c.starving[i], source: c.source[i], job: c.job[i],
+		gpu: c.gpu[i], gone: c.gone[i], starving: c.starving[i], source: c.source[i], job: c.job[i], where: c.where[i],
 	}
 }
 
@@ -83,6 +85,9 @@ func (s *Scheduler) factsOf(j *store.FillJob) facts {
 	}
 	// An operator's word, then who had to leave a device.
 	f.tier = 4*float64(j.SitePriority) + 2*flag(j.Front)
+	if j.RequiredNodes != "" || j.ExcludedNodes != "" {
+		f.where = s.whereOf(j.RequiredNodes, j.ExcludedNodes)
+	}
 	f.shape = s.shapeOf(shape{
 		group: f.group, profile: f.profile, gpu: f.gpu, mode: j.Mode, once: j.Attempts > 0 && !j.Requeue, memBytes: j.MemBytes,
 	})
@@ -93,7 +98,7 @@ func (s *Scheduler) factsOf(j *store.FillJob) facts {
 // is its own is what it needs to run.
 func (f facts) at(place facts) facts {
 	out := place
-	out.job, out.gone, out.source = f.job, false, f.source
+	out.job, out.gone, out.source, out.where = f.job, false, f.source, f.where
 	out.devices, out.profile, out.group, out.shape, out.ownWorkS = f.devices, f.profile, f.group, f.shape, f.ownWorkS
 	return out
 }

@@ -80,6 +80,27 @@ func TestObstacle(t *testing.T) {
 	}
 }
 
+func TestObstacle_Nodes(t *testing.T) {
+	for _, tc := range []struct{ required, excluded, node, says string }{
+		{"n[0-2]", "", "n1", ""},
+		{"n[0-2]", "", "n3", "asks for n[0-2] (--nodelist), which n3 is not of"},
+		{"", "n[1,3]", "n2", ""},
+		{"", "n[1,3]", "n3", "excludes n3 (--exclude n[1,3])"},
+		{"n[0-2]", "n1", "n1", "excludes n1"},
+		{"n[", "", "n1", "write it like n[0-3,7],gpu1"},
+	} {
+		j := job(1, 1, "ann")
+		j.RequiredNodes, j.ExcludedNodes = tc.required, tc.excluded
+		slot := schedule.Slot{Node: tc.node, Device: "cpu:0"}
+		if o := schedule.Obstacle(j, slot); (o == "") != (tc.says == "") || !strings.Contains(o, tc.says) {
+			t.Errorf("%+v: %q", tc, o)
+		}
+		if got := len(schedule.Assign(schedule.Builtin()["fifo"], 1000, []store.FillJob{j}, []schedule.Slot{slot})); (got == 1) != (tc.says == "") {
+			t.Errorf("%+v: %d pairs", tc, got)
+		}
+	}
+}
+
 // Only work that stops by itself may have a GPU, whether it asks for one or not.
 func TestObstacle_GPU(t *testing.T) {
 	gpu := schedule.Slot{Node: "n0", Device: "gpu:GPU-1"}
@@ -123,6 +144,8 @@ func TestAssign_Properties(t *testing.T) {
 			j.UserHeld = rapid.Bool().Draw(r, "held")
 			j.MemBytes = rapid.Int64Range(0, 3).Draw(r, "mem")
 			j.Priority = rapid.Int64Range(-2, 2).Draw(r, "priority")
+			j.RequiredNodes = rapid.SampledFrom([]string{"", "", "b,c"}).Draw(r, "nodelist")
+			j.ExcludedNodes = rapid.SampledFrom([]string{"", "", "a,c"}).Draw(r, "exclude")
 			j.Attempts, j.Requeue = rapid.IntRange(0, 1).Draw(r, "attempts"), rapid.Bool().Draw(r, "requeue")
 			jobs = append(jobs, j)
 		}

@@ -5,11 +5,14 @@ import (
 	"strings"
 
 	"pipefill"
+	"pipefill/controller/hostlist"
 	"pipefill/controller/store"
 )
 
 // Obstacle tells why a job may not have a slot, "" where it may.
-func Obstacle(j store.FillJob, s Slot) string {
+func Obstacle(j store.FillJob, s Slot) string { return obstacle(&j, &s, whereOf(&j)) }
+
+func obstacle(j *store.FillJob, s *Slot, w *where) string {
 	allow := allowOf(s.Options)
 	switch {
 	case allow != "" && !allows(allow, j.User, j.Account):
@@ -23,7 +26,60 @@ func Obstacle(j store.FillJob, s Slot) string {
 	case j.Attempts > 0 && !j.Requeue:
 		return "was started once and may not be restarted"
 	}
+	return w.obstacle(s.Node)
+}
+
+// where is the nodes that a job may be on: its user's --nodelist and --exclude.
+type where struct {
+	required, excluded string
+	only, never        map[string]bool
+	bad                error
+}
+
+// whereOf is nil for a job that may be anywhere.
+func whereOf(j *store.FillJob) *where {
+	if j.RequiredNodes == "" && j.ExcludedNodes == "" {
+		return nil
+	}
+	return newWhere(j.RequiredNodes, j.ExcludedNodes)
+}
+
+func newWhere(required, excluded string) *where {
+	w := &where{required: required, excluded: excluded}
+	read := func(list string) map[string]bool {
+		if list == "" {
+			return nil
+		}
+		names, err := hostlist.Expand(list)
+		if err != nil && w.bad == nil {
+			w.bad = err
+		}
+		out := make(map[string]bool, len(names))
+		for _, name := range names {
+			out[name] = true
+		}
+		return out
+	}
+	w.only, w.never = read(required), read(excluded)
+	return w
+}
+
+func (w *where) obstacle(node string) string {
+	switch {
+	case w == nil:
+	case w.bad != nil:
+		return w.bad.Error()
+	case w.only != nil && !w.only[node]:
+		return fmt.Sprintf("asks for %s (--nodelist), which %s is not of", w.required, node)
+	case w.never[node]:
+		return fmt.Sprintf("excludes %s (--exclude %s)", node, w.excluded)
+	}
 	return ""
+}
+
+// suits is obstacle without the words: it is asked for each slot.
+func (w *where) suits(node string) bool {
+	return w == nil || w.bad == nil && (w.only == nil || w.only[node]) && !w.never[node]
 }
 
 // Why tells why a job waits. slots are all that there are, free or not.
@@ -31,16 +87,16 @@ func Why(j store.FillJob, slots []Slot) string {
 	if len(slots) == 0 {
 		return "no running main job offers bubbles"
 	}
-	obstacle := ""
-	for _, s := range slots {
-		if obstacle = Obstacle(j, s); obstacle == "" {
+	last, w := "", whereOf(&j)
+	for i := range slots {
+		if last = obstacle(&j, &slots[i], w); last == "" {
 			return "waits for a slot that suits it"
 		}
 	}
 	if len(slots) == 1 {
-		return obstacle
+		return last
 	}
-	return fmt.Sprintf("suits none of %d slots; of the last: %s", len(slots), obstacle)
+	return fmt.Sprintf("suits none of %d slots; of the last: %s", len(slots), last)
 }
 
 // allows reads the list of allow=user:NAME+account:NAME.

@@ -91,6 +91,7 @@ type Scheduler struct {
 	shapeIDs map[shape]int32
 	profiles []string
 	profIDs  map[string]int32
+	wheres   map[[2]string]*where
 	mems     []int64 // all that jobs ask for, rising
 
 	shares     sums
@@ -152,7 +153,7 @@ func (s *Scheduler) clear() {
 		s.places = map[int64]facts{}
 	}
 	s.users, s.accounts = tally{ids: map[string]int{}}, tally{ids: map[string]int{}}
-	s.shapes, s.shapeIDs = nil, map[shape]int32{}
+	s.shapes, s.shapeIDs, s.wheres = nil, map[shape]int32{}, map[[2]string]*where{}
 	s.profiles, s.profIDs, s.mems = []string{""}, map[string]int32{"": 0}, nil
 	s.forget()
 }
@@ -317,6 +318,16 @@ func (s *Scheduler) groupOf(j *store.FillJob) int32 {
 	return id
 }
 
+func (s *Scheduler) whereOf(required, excluded string) *where {
+	key := [2]string{required, excluded}
+	w := s.wheres[key]
+	if w == nil {
+		w = newWhere(required, excluded)
+		s.wheres[key] = w
+	}
+	return w
+}
+
 func (s *Scheduler) profileOf(name string) int32 {
 	id, ok := s.profIDs[name]
 	if !ok {
@@ -452,7 +463,11 @@ func (s *Scheduler) full(g int32, more int) bool {
 	return s.users.full(s.groups[g].userID, more) || s.accounts.full(s.groups[g].accountID, more)
 }
 
+// vetoed tells whether a job is kept off this slot of a class that it fits.
 func (s *Scheduler) vetoed(i int32, slot *Slot) bool {
+	if !s.where[i].suits(slot.Node) {
+		return true
+	}
 	return s.options.Veto != nil && s.options.Veto(s.job[i], slot)
 }
 

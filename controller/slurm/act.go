@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"pipefill"
+	"pipefill/controller/hostlist"
 )
 
 // name is how Slurm addresses exactly this job: the number of an array's last
@@ -115,14 +116,14 @@ func canPin(j Job, node string) error {
 	case j.NodeCount > 1:
 		return conflict(fmt.Sprintf("it asks for %d nodes", j.NodeCount))
 	}
-	excluded, err := ExpandHosts(j.ExcludedNodes)
+	excluded, err := hostlist.Expand(j.ExcludedNodes)
 	if err != nil {
 		return err
 	}
 	if slices.Contains(excluded, node) {
 		return conflict("its user excludes that node")
 	}
-	required, err := ExpandHosts(j.RequestedNodes)
+	required, err := hostlist.Expand(j.RequestedNodes)
 	if err != nil {
 		return err
 	}

@@ -53,9 +53,9 @@ func (v *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// or returns the number, or what to take where it is not set.
+// or returns the number, or what to take where it is not set or has no end.
 func (v number) or(absent int64) int64 {
-	if !v.set {
+	if !v.set || v.infinite {
 		return absent
 	}
 	return v.n

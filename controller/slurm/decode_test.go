@@ -160,22 +160,6 @@ func TestNote_KeepsTheSitesWordsAndItself(t *testing.T) {
 	}
 }
 
-func TestExpandHosts(t *testing.T) {
-	for list, want := range map[string][]string{
-		"": nil, "n0": {"n0"}, "n[0-2,07],gpu1": {"n0", "n1", "n2", "n07", "gpu1"}, "a[09-11]b": {"a09b", "a10b", "a11b"},
-	} {
-		got, err := ExpandHosts(list)
-		if err != nil || cmp.Diff(want, got) != "" {
-			t.Errorf("%q = %q, %v, want %q", list, got, err, want)
-		}
-	}
-	for _, list := range []string{"n[", "n]", "n[]", "n[1-0]", "n[a]", "n[0-99999999]", "n[0-1][0-1]", ",", "n[[0]]", "a,,b"} {
-		if got, err := ExpandHosts(list); err == nil {
-			t.Errorf("%q = %q, want an error", list, got)
-		}
-	}
-}
-
 func TestFirstIndices(t *testing.T) {
 	for list, want := range map[string][]int64{"3,5-9": {3, 5, 6}, "0-10:4": {0, 4, 8}, "7": {7}, "1-2,...": {1, 2}, "x": nil, "": nil, "5-1": nil, "1:0": nil} {
 		if got := firstIndices(list, 3); cmp.Diff(want, got) != "" {
@@ -250,15 +234,28 @@ func FuzzNote(f *testing.F) {
 	})
 }
 
-func FuzzExpandHosts(f *testing.F) {
-	f.Add("n[0-2,07],gpu1")
-	f.Fuzz(func(t *testing.T, list string) {
-		if hosts, err := ExpandHosts(list); err == nil && len(hosts) > maxHosts {
-			t.Errorf("%d hosts", len(hosts))
-		}
-	})
-}
-
 type readCloser struct{ *strings.Reader }
 
 func (readCloser) Close() error { return nil }
+
+// By when running main jobs end is kept, where a limit ends them.
+func TestListing_Ends(t *testing.T) {
+	var l Listing
+	for _, text := range []string{
+		`{"job_id":7,"job_state":"RUNNING","partition":"main","time_limit":60,"end_time":1000}`,
+		`{"job_id":8,"job_state":"RUNNING","partition":"main","time_limit":"INFINITE","end_time":1000}`,
+		`{"job_id":9,"job_state":["RUNNING"],"partition":"main","time_limit":{"set":true,"infinite":true,"number":0},"end_time":{"set":true,"number":1000}}`,
+		`{"job_id":10,"job_state":["RUNNING"],"partition":"main","time_limit":{"set":true,"infinite":false,"number":5},"end_time":{"set":true,"number":2000}}`,
+		`{"job_id":11,"job_state":"RUNNING","partition":"pipefill","time_limit":60,"end_time":1000}`,
+		`{"job_id":12,"job_state":"PENDING","partition":"main","time_limit":60,"end_time":1000}`,
+	} {
+		var raw rawJob
+		if err := json.Unmarshal([]byte(text), &raw); err != nil {
+			t.Fatal(text, err)
+		}
+		l.take(&raw, []string{"pipefill"})
+	}
+	if d := cmp.Diff(map[int64]int64{7: 1_000_000, 10: 2_000_000}, l.Ends); d != "" {
+		t.Error(d)
+	}
+}

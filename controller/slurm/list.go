@@ -22,6 +22,9 @@ type Listing struct {
 	Arrays []Array
 	// Main are the pending jobs outside the partitions asked for that are not held.
 	Main []Job
+	// Ends is by when the limits of the running jobs outside these partitions end
+	// them, in ms; those without a limit are not in it.
+	Ends map[int64]int64
 }
 
 // Array is a record that stands for several pending tasks.
@@ -37,8 +40,14 @@ const tasksShown = 1024
 func (l *Listing) take(raw *rawJob, partitions []string) {
 	job := raw.job()
 	if len(partitions) > 0 && !job.InPartition(partitions) {
-		if job.Pending() && !job.Held {
+		switch {
+		case job.Pending() && !job.Held:
 			l.Main = append(l.Main, job)
+		case job.Running() && job.TimeLimitMin < Infinite && job.EndMs > 0:
+			if l.Ends == nil {
+				l.Ends = map[int64]int64{}
+			}
+			l.Ends[job.ID] = job.EndMs
 		}
 		return
 	}

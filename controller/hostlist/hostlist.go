@@ -1,4 +1,5 @@
-package slurm
+// Package hostlist reads the lists of nodes that Slurm writes, as n[0-2,07].
+package hostlist
 
 import (
 	"fmt"
@@ -11,9 +12,9 @@ import (
 // maxHosts bounds what a list may expand to; Slurm's own clusters end below it.
 const maxHosts = 65536
 
-// ExpandHosts turns Slurm's "n[0-2,07],gpu1" into names. One bracket a name,
+// Expand turns Slurm's "n[0-2,07],gpu1" into names. One bracket a name,
 // which is what Slurm writes unless nodes are named in several dimensions.
-func ExpandHosts(list string) ([]string, error) {
+func Expand(list string) ([]string, error) {
 	var hosts []string
 	for list != "" {
 		part := list
