@@ -57,6 +57,7 @@ func TestDecodeProfile_Mistakes(t *testing.T) {
 		{`"name": "bert"`, `"name": ""`, `p.json: line 1: name is "": write what the fill job is called`},
 		{`"name": "bert", `, ``, `p.json: line 1: the profile: "name" is missing`},
 		{`"kind": "inference"`, `"kind": "mining"`, `p.json: line 1: kind is "mining": it must be one of inference, training`},
+		{`"swap_out_ns": 200`, `"swap_out_ns": 200, "stays_bytes": 1001`, "p.json: line 8: configs[1].stays_bytes is 1001, and resident_bytes 1000: what stays is a part of what is resident"},
 		{`"device": "gpu"`, `"device": 5`, "p.json: line 1: device is 5: it must be text"},
 		{`"device": "gpu"`, `"device": "gpu", "colour": 1`, `p.json: line 1: the profile: unknown field "colour"; valid are version, name, kind, device, configs`},
 		{`"device": "gpu"`, `"device": "gpu", "name": "x"`, `p.json: line 1: the field "name" comes twice: a fill profile is one object of JSON`},

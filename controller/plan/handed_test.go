@@ -101,3 +101,23 @@ func TestHand_Bounded(t *testing.T) {
 		t.Errorf("a plan whose cuts matter was cut: %v", err)
 	}
 }
+
+// What a swapped configuration leaves on the device must fit there.
+func TestSingle_WhatIsNeverMovedMustFit(t *testing.T) {
+	p, c := handedProfile(2, 0), handedCycle()
+	c.AlwaysFreeBytes = 100
+	for i := range p.Configs {
+		p.Configs[i].ResidentBytes, p.Configs[i].SwapInNs, p.Configs[i].StaysBytes = 500, 1, 100
+	}
+	if _, err := Single(p, c); err != nil {
+		t.Error(err)
+	}
+	for i := range p.Configs {
+		p.Configs[i].StaysBytes = 101
+	}
+	_, err := Single(p, c)
+	limit := new(Limit)
+	if !errors.As(err, &limit) || limit.Kind != LimitAlwaysFree || limit.Need != 101 || limit.Have != 100 {
+		t.Errorf("%v", err)
+	}
+}

@@ -33,6 +33,7 @@ type Config struct {
 	ResidentBytes int64     `json:"resident_bytes"` // on the device while a chunk runs, beside an op's peak
 	SwapInNs      int64     `json:"swap_in_ns"`     // of ResidentBytes, at the begin of each chunk; both 0: it stays
 	SwapOutNs     int64     `json:"swap_out_ns"`
+	StaysBytes    int64     `json:"stays_bytes,omitempty"` // of ResidentBytes, where the rest is swapped: never moved
 	Ops           []Op      `json:"ops"`
 }
 
@@ -65,13 +66,13 @@ type Op struct {
 	LiveBytes int64  `json:"live_bytes,omitempty"`
 }
 
-// swapped tells whether nothing stays on the device between chunks.
+// swapped tells whether it is moved out between chunks, all but StaysBytes.
 func (c *Config) swapped() bool { return c.SwapInNs > 0 || c.SwapOutNs > 0 }
 
 // staysBytes is what is on the device between chunks, live bytes aside.
 func (c *Config) staysBytes() int64 {
 	if c.swapped() {
-		return 0
+		return c.StaysBytes
 	}
 	return c.ResidentBytes
 }
@@ -126,7 +127,7 @@ func DecodeProfile(r io.Reader, name string) (Profile, error) {
 }
 
 func (d *decoder) config(n *node, where string) Config {
-	o := d.object(n, where, []string{"batch_size", "technique", "resident_bytes", "swap_in_ns", "swap_out_ns", "ops"}, nil)
+	o := d.object(n, where, []string{"batch_size", "technique", "resident_bytes", "swap_in_ns", "swap_out_ns", "ops"}, []string{"stays_bytes"})
 	how := d.object(o["technique"], where+".technique", []string{"checkpoint", "offload"}, nil)
 	c := Config{
 		BatchSize: d.whole(o["batch_size"], where+".batch_size", 1, math.MaxInt32),
@@ -137,6 +138,10 @@ func (d *decoder) config(n *node, where string) Config {
 		ResidentBytes: d.whole(o["resident_bytes"], where+".resident_bytes", 0, most),
 		SwapInNs:      d.whole(o["swap_in_ns"], where+".swap_in_ns", 0, most),
 		SwapOutNs:     d.whole(o["swap_out_ns"], where+".swap_out_ns", 0, most),
+		StaysBytes:    d.optional(o["stays_bytes"], where+".stays_bytes", 0, most),
+	}
+	if d.err == nil && c.StaysBytes > c.ResidentBytes {
+		d.fail(o["stays_bytes"], "%s.stays_bytes is %d, and resident_bytes %d: what stays is a part of what is resident", where, c.StaysBytes, c.ResidentBytes)
 	}
 	var sum int64
 	for i, op := range d.list(o["ops"], where+".ops") {
@@ -169,7 +174,7 @@ func (p *Profile) Validate() error {
 	}
 	for i := range p.Configs {
 		c := &p.Configs[i]
-		if c.BatchSize < 1 || c.BatchSize > math.MaxInt32 || outside(c.ResidentBytes) || outside(c.SwapInNs) || outside(c.SwapOutNs) {
+		if c.BatchSize < 1 || c.BatchSize > math.MaxInt32 || outside(c.ResidentBytes) || outside(c.SwapInNs) || outside(c.SwapOutNs) || c.StaysBytes < 0 || c.StaysBytes > c.ResidentBytes {
 			return bad("configs[%d] has a value that is out of its range", i)
 		}
 		var sum int64

@@ -2,7 +2,7 @@
 """The fill profile's file (JSON, version 1), as controller/plan reads it. Unknown fields are refused. Pure.
 
 {version, name, kind, device, configs: [{batch_size, technique: {checkpoint, offload}, resident_bytes, swap_in_ns,
-swap_out_ns, ops: [{name, time_ns, peak_bytes, live_bytes?}]}]}
+swap_out_ns, stays_bytes?, ops: [{name, time_ns, peak_bytes, live_bytes?}]}]}
 """
 
 import dataclasses
@@ -46,6 +46,7 @@ class Config:
     swap_in_ns: int
     swap_out_ns: int
     ops: list
+    stays_bytes: int = 0
 
 
 @dataclasses.dataclass
@@ -140,14 +141,15 @@ class Reader:
     def config(self, value, where):
         """One configuration."""
         numbers = ("resident_bytes", "swap_in_ns", "swap_out_ns")
-        self.fields(value, where, ("batch_size", "technique", *numbers, "ops"))
+        self.fields(value, where, ("batch_size", "technique", *numbers, "ops"), ("stays_bytes",))
         how = self.fields(value["technique"], where + ".technique", ("checkpoint", "offload"))
         if not isinstance(how["checkpoint"], bool):
             _refuse(self.path, f"{where}.technique.checkpoint is {how['checkpoint']!r}: it must be true or false")
         self.word(how["offload"], where + ".technique.offload", OFFLOADS)
         ops = [self.op(part, f"{where}.ops[{i}]") for i, part in enumerate(self.list(value["ops"], where + ".ops"))]
         return Config(self.whole(value["batch_size"], where + ".batch_size", 1), Technique(**how),
-                      *(self.whole(value[key], f"{where}.{key}") for key in numbers), ops)
+                      *(self.whole(value[key], f"{where}.{key}") for key in numbers), ops,
+                      self.whole(value.get("stays_bytes", 0), where + ".stays_bytes"))
 
     def op(self, value, where):
         """One op."""

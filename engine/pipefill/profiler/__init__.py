@@ -189,12 +189,14 @@ class Session:
 
     def _add(self, size, how, ops, swaps):
         own, gradients, kept = saving.resident(self._run.model, self._run.optimizers)
-        stays = {"none": own + gradients + kept, "activations": own + gradients + kept, "params": gradients + kept,
-                 "optimizer": own + gradients}[how.offload]
+        # On the device while a chunk runs is all of it, whatever leaves it in between.
+        everything = own + gradients + kept
+        stays = {"none": [], "activations": everything, "params": gradients + kept, "optimizer": own + gradients}[how.offload]
         written = [formats.Op(op.name, math.ceil(op.quantile(0.99) * 1e9), op.peak_bytes,
                               0 if how.offload == "activations" else op.live_bytes) for op in ops]
         out_ns, in_ns = (math.ceil(max(part) * 1e9) for part in zip(*swaps)) if swaps else (0, 0)
-        self._configs.append(formats.Config(size or 1, how, saving.storage_bytes(stays), in_ns, out_ns, written))
+        self._configs.append(formats.Config(size or 1, how, saving.storage_bytes(everything), in_ns, out_ns, written,
+                                            saving.storage_bytes(stays)))
         self._measured_ops.append(ops)
 
 
