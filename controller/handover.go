@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"time"
 
@@ -185,6 +186,28 @@ func (c *Controller) positionOf(p planned) []plan.Position {
 		return nil
 	}
 	return []plan.Position{{Config: a.At.Config, Op: a.At.Op}}
+}
+
+// planText tells of the plan that an assignment has; "" where it has none to
+// follow.
+func (c *Controller) planText(assignment int64) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.plans[assignment]
+	switch {
+	case h == nil:
+		return ""
+	case h.plan.ID == 0:
+		return "runs as far as fits in each bubble: no plan: " + h.why
+	}
+	text := fmt.Sprintf("planned for %.4g samples/s at %s", h.rate, time.UnixMilli(h.atMs).Format("15:04:05"))
+	if h.times > 1 {
+		text += fmt.Sprintf(", the %d. plan", h.times)
+	}
+	if h.why != "" {
+		text += "; its bubbles have changed since, and no plan fits them: " + h.why
+	}
+	return text
 }
 
 // plansFor are the plans that a node has not yet of the fill jobs that it runs.

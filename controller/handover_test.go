@@ -151,6 +151,10 @@ func TestHandover_AnotherPlanOnDrift(t *testing.T) {
 	for range 12 {
 		w.second()
 	}
+	row, err := w.ctl.Queue(t.Context(), "")
+	if err != nil || !strings.Contains(row[0].Reason, "samples/s") || !strings.Contains(row[0].Reason, "the 3. plan; its bubbles have changed since") {
+		t.Errorf("the queue says %+v, %v", row, err)
+	}
 	w.ctl.mu.Lock()
 	defer w.ctl.mu.Unlock()
 	for _, p := range w.ctl.plans {

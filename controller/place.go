@@ -80,6 +80,9 @@ func (c *Controller) place(ctx context.Context) error {
 		return err
 	}
 	pairs := c.pairs(ctx)
+	if len(pairs) > 0 {
+		defer c.lookAtPlans()
+	}
 	failed := make([]error, len(pairs))
 	c.each(len(pairs), storeAtOnce, func(i int) {
 		// What happened since the job was looked at is seen when it is released:

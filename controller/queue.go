@@ -103,6 +103,7 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 		out.State = string(j.Outcome)
 	case a != nil:
 		out.State, out.Node, out.Device, out.Assignment = string(a.State), a.Node, a.Device, a.ID
+		out.Reason = cmp.Or(c.planText(a.ID), out.Reason)
 	case j.UserHeld:
 		out.State, out.Reason = "held", "held by a person; pipefill-cli release lets it go"
 	case j.Unfit != "":

@@ -4,10 +4,12 @@
 
     measure_profile.py profile FILE      measures a transformer's inference, and writes its fill profile
     measure_profile.py run FILE LOG      runs it as a fill job until it is told to end, and appends a line for each chunk to LOG:
-                                         {"took", "busy", "high", "middle"}, seconds, the last two by the profile
+                                         {"took", "busy", "high", "middle", "learned"}, seconds: by the clock, of the core, and
+                                         as predicted in three ways
     measure_profile.py report LOG        prints rows of build/bench.json
 
-"high" sums the ops' time_ns, their 99th percentiles, which plans count on; "middle" their medians, from FILE.medians.
+"high" sums the ops' time_ns, their 99th percentiles, which plans count on; "middle" their medians, from FILE.medians; "learned" what
+the job has learned of its ops by then (the median of an op's last 64 runs), which is what it starts ops by.
 """
 
 import json
@@ -65,7 +67,7 @@ def run(path, log):
                 known = [name for name in chunk.names if name in high]
                 if len(known) == len(chunk.names) and loop.pace.chunks > SKIPPED:
                     out.write(json.dumps({"took": chunk.took, "busy": chunk.busy, "high": sum(high[n] for n in known),
-                                          "middle": sum(middle[n] for n in known)}) + "\n")
+                                          "middle": sum(middle[n] for n in known), "learned": chunk.predicted}) + "\n")
             out.flush()
             loop.pace.log = []
 
@@ -76,7 +78,8 @@ def report(log):
         chunks = [json.loads(line) for line in file]
     if len(chunks) < 100:
         raise SystemExit(f"measure_profile report: {log} has {len(chunks)} chunks: run it longer")
-    for key, what in (("high", "the profile's time_ns (99th percentiles)"), ("middle", "the profile's medians")):
+    for key, what in (("high", "the profile's time_ns (99th percentiles)"), ("middle", "the profile's medians"),
+                      ("learned", "what the job has learned by then")):
         for clock, of in (("took", "wall"), ("busy", "CPU")):
             off = sorted(100 * abs(chunk[key] / chunk[clock] - 1) for chunk in chunks)
             for name, part, target in (("median", 0.5, 5), ("95th percentile", 0.95, 20)):

@@ -25,9 +25,10 @@ func TestPlan(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(lib, "pipefill"), os.DirFS("../../engine/pipefill")); err != nil {
 		t.Fatal(err)
 	}
-	c.must(t, "root", "install", "-m", "755", repository(t)+"/test/slurm/testdata/planned.py", lib)
+	c.must(t, "root", "install", "-m", "755", repository(t)+"/test/slurm/testdata/planned.py", repository(t)+"/build/pipefill-cli", lib)
 	main := c.trainer(t, 100000, generous)
-	profile := c.output(t, "profile")
+	profile := filepath.Join(c.dir, "ann", "profile.json")
+	c.must(t, "root", "install", "-d", "-m", "755", "-o", "pf_ann", filepath.Dir(profile))
 	program := fmt.Sprintf("/usr/bin/python3 %s/planned.py %s", lib, lib)
 	c.must(t, "pf_ann", append([]string{lib + "/pipefill-cli", "profile", "--batch-size", "2,4,8", "--repeats", "5", "--out", profile, "--"}, strings.Fields(program)...)...)
 
