@@ -133,7 +133,7 @@ func sbatchArguments(args []string, partition string) ([]string, error) {
 		partition = "pipefill"
 	}
 	out := []string{"--hold", "--partition=" + partition}
-	for _, arg := range args {
+	for _, arg := range args[:scriptAt(args)] {
 		name, _, _ := strings.Cut(arg, "=")
 		switch {
 		case arg == ":":
@@ -142,22 +142,41 @@ func sbatchArguments(args []string, partition string) ([]string, error) {
 			return nil, usage("submit: %s: the main job holds the GPUs; submit without, the job is given one while a bubble lasts", arg)
 		case name == "--partition" || strings.HasPrefix(arg, "-p"):
 			return nil, usage("submit: %s: fill jobs go to partition %s (PIPEFILL_PARTITION names another)", arg, partition)
-		case !strings.HasPrefix(arg, "-"):
-			return append(out, args...), nil // the script; what follows is the script's own
 		}
 	}
 	return append(out, args...), nil
+}
+
+// sbatchFlags are sbatch's options without a value of their own behind them.
+var sbatchFlags = strings.Fields(`--contiguous --exclusive --get-user-env --help --hold --ignore-pbs --nice --no-bell --no-kill
+	--no-requeue --overcommit --oversubscribe --parsable --pipefill --propagate --quiet --reboot --requeue --share --spread-job --test-only
+	--usage --use-min-nodes --verbose --version --wait -H -h -k -O -Q -s -v -V -W`)
+
+// scriptAt is where the script stands among sbatch's arguments; what follows is
+// the script's own. len(args): there is none, as with --wrap.
+func scriptAt(args []string) int {
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		long := strings.HasPrefix(arg, "--")
+		switch {
+		case arg == "--":
+			return min(i+1, len(args))
+		case arg != ":" && !strings.HasPrefix(arg, "-"):
+			return i
+		case long && strings.Contains(arg, "="), !long && len(arg) > 2, arg == ":", slices.Contains(sbatchFlags, arg):
+		default:
+			i++ // its value
+		}
+	}
+	return len(args)
 }
 
 // uploadProfiles sends the fill profiles that --pipefill names, and names them by
 // their digests instead: the controller opens no file of a user's.
 func (p *program) uploadProfiles(c *cli.Context, args []string) ([]string, error) {
 	out := slices.Clone(args)
-	for i, arg := range out {
+	for i, arg := range out[:scriptAt(args)] {
 		options, found := strings.CutPrefix(arg, "--pipefill=")
-		if !strings.HasPrefix(arg, "-") {
-			break // the script
-		}
 		if !found {
 			continue
 		}

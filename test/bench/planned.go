@@ -165,7 +165,7 @@ func (p *planRun) start(ctx context.Context, profile []byte) (*workload.Trainer,
 		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 			return nil, nil, fmt.Errorf("write job: %w", err)
 		}
-		said, err := p.cluster.As(ctx, cluster.Ann, p.lib+"/pipefill-cli", "submit", "-p", "pipefill", "--mem=400", "--time=600",
+		said, err := p.cluster.As(ctx, cluster.Ann, p.lib+"/pipefill-cli", "submit", "--mem=400", "--time=600",
 			"-o", filepath.Join(p.dir, fmt.Sprintf("out.%d", i)), "--pipefill=fill,mode=chunked,profile="+p.profilePath(), script)
 		if err != nil {
 			return nil, nil, err

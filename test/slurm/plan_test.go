@@ -37,7 +37,7 @@ func TestPlan(t *testing.T) {
 	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nPIPEFILL_LIBRARY=%s/libpipefill.so exec %s\n", lib, program), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	said := c.must(t, "pf_ann", lib+"/pipefill-cli", "submit", "-p", "pipefill", "-o", out, "--pipefill=fill,mode=chunked,profile="+profile, script)
+	said := c.must(t, "pf_ann", lib+"/pipefill-cli", "submit", "-o", out, "--pipefill=fill,mode=chunked,profile="+profile, script)
 	m := submitted.FindStringSubmatch(said)
 	if m == nil {
 		t.Fatalf("submit said %q", said)

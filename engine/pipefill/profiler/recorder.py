@@ -35,7 +35,8 @@ class Recorder:
     """Has what Run uses of a Pace; the gate is always open."""
 
     stopping = protect = running = terminate = False
-    chunks = overruns = 0
+    chunks = overruns = late = 0
+    follower = log = None
 
     def __init__(self):
         self.device = devices.current()
