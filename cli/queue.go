@@ -133,12 +133,14 @@ func sbatchArguments(args []string, partition string) ([]string, error) {
 		partition = "pipefill"
 	}
 	out := []string{"--hold", "--partition=" + partition}
-	for _, arg := range args[:scriptAt(args)] {
+	places, _ := optionsBefore(args)
+	for _, i := range places {
+		arg := args[i]
 		name, _, _ := strings.Cut(arg, "=")
 		switch {
 		case arg == ":":
 			return nil, usage("submit: a heterogeneous job cannot be a fill job; submit single jobs")
-		case strings.HasPrefix(name, "--gpus") || name == "-G" || strings.HasPrefix(arg, "--gres=gpu"):
+		case strings.HasPrefix(name, "--gpus") || strings.HasPrefix(arg, "-G") || name == "--gres" && i+1 < len(args) && strings.HasPrefix(args[i+1], "gpu") || strings.HasPrefix(arg, "--gres=gpu"):
 			return nil, usage("submit: %s: the main job holds the GPUs; submit without, the job is given one while a bubble lasts", arg)
 		case name == "--partition" || strings.HasPrefix(arg, "-p"):
 			return nil, usage("submit: %s: fill jobs go to partition %s (PIPEFILL_PARTITION names another)", arg, partition)
@@ -152,31 +154,34 @@ var sbatchFlags = strings.Fields(`--contiguous --exclusive --get-user-env --help
 	--no-requeue --overcommit --oversubscribe --parsable --pipefill --propagate --quiet --reboot --requeue --share --spread-job --test-only
 	--usage --use-min-nodes --verbose --version --wait -H -h -k -O -Q -s -v -V -W`)
 
-// scriptAt is where the script stands among sbatch's arguments; what follows is
-// the script's own. len(args): there is none, as with --wrap.
-func scriptAt(args []string) int {
+// optionsBefore are the places of sbatch's own options among its arguments,
+// without values that stand apart: up to the script, what follows is its own.
+func optionsBefore(args []string) (places []int, script int) {
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		long := strings.HasPrefix(arg, "--")
 		switch {
 		case arg == "--":
-			return min(i+1, len(args))
+			return places, min(i+1, len(args))
 		case arg != ":" && !strings.HasPrefix(arg, "-"):
-			return i
-		case long && strings.Contains(arg, "="), !long && len(arg) > 2, arg == ":", slices.Contains(sbatchFlags, arg):
-		default:
+			return places, i
+		}
+		places = append(places, i)
+		whole := long && strings.Contains(arg, "=") || !long && len(arg) > 2 || arg == ":"
+		if !whole && !slices.Contains(sbatchFlags, arg) {
 			i++ // its value
 		}
 	}
-	return len(args)
+	return places, len(args)
 }
 
 // uploadProfiles sends the fill profiles that --pipefill names, and names them by
 // their digests instead: the controller opens no file of a user's.
 func (p *program) uploadProfiles(c *cli.Context, args []string) ([]string, error) {
 	out := slices.Clone(args)
-	for i, arg := range out[:scriptAt(args)] {
-		options, found := strings.CutPrefix(arg, "--pipefill=")
+	places, _ := optionsBefore(args)
+	for _, i := range places {
+		options, found := strings.CutPrefix(out[i], "--pipefill=")
 		if !found {
 			continue
 		}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestScriptAt(t *testing.T) {
+func TestSubmit_OptionsBeforeTheScript(t *testing.T) {
 	for text, want := range map[string]string{
 		"job.sh": "job.sh", "-J a job.sh -J b": "job.sh", "-Ja job.sh": "job.sh", "--mem 5 --wait job.sh": "job.sh", "--mem=5 job.sh": "job.sh",
 		"-o out --pipefill=fill,profile=p job.sh": "job.sh", "-H -W job.sh": "job.sh", "--exclusive job.sh": "job.sh",
@@ -13,7 +13,7 @@ func TestScriptAt(t *testing.T) {
 	} {
 		args := strings.Fields(text)
 		got := ""
-		if at := scriptAt(args); at < len(args) {
+		if _, at := optionsBefore(args); at < len(args) {
 			got = args[at]
 		}
 		if got != want {
@@ -21,7 +21,7 @@ func TestScriptAt(t *testing.T) {
 		}
 	}
 	// An option's value is none of ours, and is not taken for the script.
-	for _, text := range []string{"-o out -G1 job.sh", "-o out -p x job.sh", "--output out --gres=gpu:1 job.sh", "-J : : job.sh"} {
+	for _, text := range []string{"-o out -G1 job.sh", "-o out -p x job.sh", "--output out --gres=gpu:1 job.sh", "--gres gpu:1 job.sh", "-J : : job.sh"} {
 		if _, err := sbatchArguments(strings.Fields(text), ""); err == nil {
 			t.Errorf("%s is taken", text)
 		}
