@@ -124,7 +124,7 @@ struct pf_control_page {
 	_Atomic uint32_t recording; /* 84: 1: work is announced too */
 	_Atomic uint64_t floor_ns;  /* 88: what is offered of a bubble, however
 				      short, learned or not; 0: none */
-	_Atomic uint64_t plan;     /* 96: names the fill job's execution plan,
+	_Atomic uint64_t plan;      /* 96: names the fill job's execution plan,
 				      which gate.sock hands out; 0: none */
 	uint8_t pad2[3992];
 };

@@ -73,7 +73,8 @@ class FakeDaemon:
         fd = os.memfd_create("plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.pwrite(fd, self.plan[1], 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
-        client.sendmsg([f"ok\nplan={self.plan[0]}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]).tobytes())])
+        rights = array.array("i", [fd]).tobytes()
+        client.sendmsg([f"ok\nplan={self.plan[0]}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         os.close(fd)
 
     def position(self):

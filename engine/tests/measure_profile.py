@@ -8,8 +8,8 @@
                                          as predicted in three ways
     measure_profile.py report LOG        prints rows of build/bench.json
 
-"high" sums the ops' time_ns, their 99th percentiles, which plans count on; "middle" their medians, from FILE.medians; "learned" what
-the job has learned of its ops by then (the median of an op's last 64 runs), which is what it starts ops by.
+"high" sums the ops' time_ns, their 99th percentiles, which plans count on; "middle" their medians, from FILE.medians;
+"learned" what the job has learned of its ops by then (the median of an op's last 64 runs).
 """
 
 import json

@@ -18,10 +18,9 @@ import time
 
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), part) for part in ("..", ".")]
 
-import torch  # noqa: E402
-
 import fill_programs as programs  # noqa: E402
 import pipefill  # noqa: E402
+import torch  # noqa: E402
 
 WIDTH, LAYERS, LENGTH = 128, 6, 64
 RUN_S = 2.0

@@ -176,7 +176,8 @@ class TestRun(unittest.TestCase):
         self.assertEqual(sizes, [3, 3, 2] * 2)
 
     def test_sizes_that_change_with_the_bubble(self):
-        sizes, _ = self.infer(planned({0: (4, PLAIN, self.OPS), 1: (2, PLAIN, self.OPS)}, [(0, 0, 0, 0, 5), (0, 0, 1, 0, 5)]), count=12)
+        text = planned({0: (4, PLAIN, self.OPS), 1: (2, PLAIN, self.OPS)}, [(0, 0, 0, 0, 5), (0, 0, 1, 0, 5)])
+        sizes, _ = self.infer(text, count=12)
         self.assertEqual(sorted(set(sizes)), [2, 4])
 
     def test_the_loop_keeps_its_sizes_if_told_so(self):
@@ -239,7 +240,8 @@ class TestRun(unittest.TestCase):
 
         names = ["load", "step", "embed", "blocks.0.norm", "blocks.0.attention", "head", "head:backward", "optimizer.0"]
         gate = PlannedGate(open_s=0.02, period_s=0.025)
-        gate.hand(5, planned({0: (4, PLAIN, names), 1: (4, CHECKPOINT, names)}, [(0, 0, 0, 0, 8), (0, 0, 1, 0, 8)], kind="training"))
+        gate.hand(5, planned({0: (4, PLAIN, names), 1: (4, CHECKPOINT, names)}, [(0, 0, 0, 0, 8), (0, 0, 1, 0, 8)],
+                             kind="training"))
         with mock.patch("pipefill.fill.technique.blocks", wraps=pipefill.fill.run.saving.blocks) as blocks:
             self.assertEqual(train(None), train(gate))
         self.assertGreater(blocks.call_count, 1, "no pass was checkpointed")

@@ -39,7 +39,7 @@ struct fake_daemon {
 	unsigned seed;
 	int listener;
 	pthread_t thread;
-	int fd[3]; /* main, control, fill */
+	int fd[3];        /* main, control, fill */
 	const char *plan; /* the answer to plan, with plan_fd if that is >= 0 */
 	int plan_fd;
 	struct pf_main_page *main;

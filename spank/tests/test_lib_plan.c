@@ -9,8 +9,7 @@ static int plan_file(const char *text, int seals)
 	int fd = memfd_create("plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
 	if (fd < 0 || write(fd, text, strlen(text)) < 0 ||
-	    (seals && fcntl(fd, F_ADD_SEALS, seals)) ||
-	    lseek(fd, 0, SEEK_SET))
+	    (seals && fcntl(fd, F_ADD_SEALS, seals)) || lseek(fd, 0, SEEK_SET))
 		abort();
 	return fd;
 }
@@ -24,7 +23,8 @@ static void test_taken(struct fake_daemon *d, struct pf_fill *fill)
 	tap_ok(pf_fill_plan_id(fill) == 0, "there is none at first");
 	d->control->plan = 77;
 	d->plan = "ok\nplan=77\n";
-	d->plan_fd = plan_file("{}", F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
+	d->plan_fd =
+		plan_file("{}", F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
 	tap_ok(pf_fill_plan_id(fill) == 77, "then it has a name");
 	fd = pf_fill_plan(fill, &id);
 	tap_ok(fd >= 0 && id == 77 && read(fd, text, sizeof(text)) == 2 &&
@@ -53,14 +53,15 @@ static void test_refused(struct fake_daemon *d, struct pf_fill *fill)
 		{ "one without a descriptor", "ok\nplan=77\n", -1 },
 		{ "garbage", "\001\002", -1 },
 	};
+
 	size_t i;
 
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		uint64_t id;
 
 		d->plan = bad[i].reply;
-		d->plan_fd = bad[i].seals < 0 ? -1
-					      : plan_file("{}", bad[i].seals);
+		d->plan_fd =
+			bad[i].seals < 0 ? -1 : plan_file("{}", bad[i].seals);
 		tap_ok(pf_fill_plan(fill, &id) == -1 && pf_strerror()[0],
 		       "%s is refused: \"%s\"", bad[i].what, pf_strerror());
 		if (d->plan_fd >= 0)

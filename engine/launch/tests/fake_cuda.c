@@ -156,7 +156,7 @@ static cu_result batch(const char *name, const uint64_t *a)
 	for (i = 0; i < count && i < 16; i++)
 		bytes += flat ? sizes[i]
 			      : copies[i].width * copies[i].height *
-					copies[i].depth;
+					 copies[i].depth;
 	return work(name, NULL, copy_ns(bytes),
 		    (cu_stream) a[flat ? 7 + old : 3 + old]);
 }

@@ -161,15 +161,15 @@ static void waits(struct fake_daemon *d)
 static void batches(struct fake_daemon *d)
 {
 	size_t sizes[2] = { MIB, 3 * MIB };
-	struct cu_copy_batch copies[2] = { { .width = MIB, .height = 1,
-					     .depth = 1 },
-					   { .width = 3, .height = MIB,
-					     .depth = 1 } };
+	struct cu_copy_batch copies[2] = {
+		{ .width = MIB, .height = 1, .depth = 1 },
+		{ .width = 3, .height = MIB, .depth = 1 }
+	};
 	static const char *const calls[] = {
-		"cuMemcpyBatchAsync",	     "cuMemcpyBatchAsync_ptsz",
-		"cuMemcpyBatchAsync_v2",     "cuMemcpyBatchAsync_v2_ptsz",
-		"cuMemcpy3DBatchAsync",	     "cuMemcpy3DBatchAsync_ptsz",
-		"cuMemcpy3DBatchAsync_v2",   "cuMemcpy3DBatchAsync_v2_ptsz",
+		"cuMemcpyBatchAsync",      "cuMemcpyBatchAsync_ptsz",
+		"cuMemcpyBatchAsync_v2",   "cuMemcpyBatchAsync_v2_ptsz",
+		"cuMemcpy3DBatchAsync",    "cuMemcpy3DBatchAsync_ptsz",
+		"cuMemcpy3DBatchAsync_v2", "cuMemcpy3DBatchAsync_v2_ptsz",
 	};
 	size_t i;
 

@@ -28,7 +28,8 @@ def fill(loader, model=None, optimizer=None, **options):
     Options: epochs=1; checkpoint=PATH: the state is written there every every_s=60 seconds and when the job is told to
     go, and an attempt that finds it continues there; state={name: object with state_dict and load_state_dict} is kept
     as well; split=: which modules are ops (a pattern of paths, a list of them, or a function (path, module) -> bool);
-    technique: how memory is saved, None: as planned, else plain; profile=PATH: a fill profile whose times are used until they are learned.
+    technique: how memory is saved, None: as planned, else plain; profile=PATH: a fill profile whose times are used until
+    they are learned.
     """
     return Run(loader, model, optimizer, **options)
 

@@ -21,7 +21,8 @@ class Config:
     """One of a plan's configurations."""
 
     def __init__(self, index, batch_size, technique, resident_bytes, ops):
-        self.index, self.batch_size, self.technique, self.resident_bytes, self.ops = index, batch_size, technique, resident_bytes, ops
+        self.index, self.batch_size, self.technique = index, batch_size, technique
+        self.resident_bytes, self.ops = resident_bytes, ops
         # Whether it matters where a chunk ends.
         self.live = any(op.live_bytes for op in ops)
         self.peak_bytes = max(op.peak_bytes for op in ops)

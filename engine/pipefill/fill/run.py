@@ -22,7 +22,6 @@ from .ops import Ops, optimizer_ops
 from .pace import Pace, Stopped
 from .times import OpTimes
 
-
 # Most batches of a loader that one pass is made of: each is fetched by an op of its own.
 _JOINED = 256
 
@@ -304,8 +303,8 @@ class Run:
 
     def _keep_sizes(self):
         self._resize = False
-        warnings.warn("pipefill: batches or outputs of this program cannot be joined and parted by samples: passes keep the loader's "
-                      "batch size, whatever the plan says", RuntimeWarning, stacklevel=6)
+        warnings.warn("pipefill: batches or outputs of this program cannot be joined and parted by samples: passes keep the "
+                      "loader's batch size, whatever the plan says", RuntimeWarning, stacklevel=6)
 
     def _protect(self, on):
         if self.pace is not None:

@@ -7,9 +7,8 @@ import os
 import sys
 
 sys.path[:0] = sys.argv[1:]
-import torch  # noqa: E402
-
 import pipefill  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 torch.manual_seed(1)
@@ -18,7 +17,7 @@ sizes = []
 model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
 run = pipefill.infer(model, (torch.full((2, 256), float(number)) for number in itertools.count()))
 last = None
-for number, (batch, output) in enumerate(run):
+for number, (batch, _) in enumerate(run):
     if int(batch[0, 0]) != number % 2**24:
         raise SystemExit(f"batch {number} is {batch[0, 0]}: one was lost, or came twice")
     follower = run.pace.follower if run.pace is not None else None
