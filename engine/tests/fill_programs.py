@@ -81,7 +81,8 @@ def planned(configs, chunks=(), lead_in=(), free_bytes=(1 << 40, 1 << 40), kind=
             {"index": i, "kind": "steady", "start_ns": i, "duration_ns": 400, "free_bytes": free}
             for i, free in enumerate(free_bytes)]},
         "configs": [{"index": index, "batch_size": size, "technique": technique, "resident_bytes": 0, "swap_in_ns": 0,
-                     "swap_out_ns": 0, "ops": [op if isinstance(op, dict) else {"name": op, "time_ns": 1000, "peak_bytes": 0} for op in ops]}
+                     "swap_out_ns": 0,
+                     "ops": [op if isinstance(op, dict) else {"name": op, "time_ns": 1000, "peak_bytes": 0} for op in ops]}
                     for index, (size, technique, ops) in configs.items()],
         "lead_in": [list(row) for row in lead_in], "chunks": [list(row) for row in chunks]}).encode()
 
