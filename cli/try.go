@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pipefill"
+	"pipefill/controller/plan"
 	"pipefill/executor/device"
 	"pipefill/executor/try"
 )
@@ -29,6 +30,7 @@ func (p *program) tryCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "fill", Usage: "a fill job's `COMMAND`; again for more"},
 			&cli.StringSliceFlag{Name: "device", Usage: "`DEVICE` of a rank, in their order: gpu:UUID or cpu:CORES (default: every GPU, else every core)"},
 			&cli.StringFlag{Name: "mode", Value: string(pipefill.ModeSignal), Usage: "of the fill jobs: signal, chunked or launch"},
+			&cli.StringFlag{Name: "profile", Usage: "the fill jobs' fill profile (`FILE`): they follow its plan; with --mode chunked"},
 			&cli.StringFlag{Name: "options", Usage: "`OPTIONS` of the main job, those of sbatch"},
 			&cli.StringSliceFlag{Name: "set", Usage: "a line of pipefilld.yaml, as guard_ms=0 (`KEY=VALUE`)"},
 			&cli.StringFlag{Name: "user", Usage: "run the commands as `USER` (default: who called sudo, else root)"},
@@ -79,6 +81,16 @@ func (p *program) tryConfig(c *cli.Context) (try.Config, error) {
 		return cfg, usage("try: --alone and --limit: write 0 or more")
 	}
 	var err error
+	if path := c.String("profile"); path != "" {
+		if cfg.Mode != pipefill.ModeChunked {
+			return cfg, usage("try: --profile: only chunked fill jobs follow a plan: write --mode chunked")
+		}
+		profile, err := readFile(path, plan.DecodeProfile)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Profile = &profile
+	}
 	if cfg.Lines, err = tryLines(c.StringSlice("set")); err != nil {
 		return cfg, err
 	}

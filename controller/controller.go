@@ -15,6 +15,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 	"pipefill/controller/reconcile"
 	"pipefill/controller/schedule"
 	"pipefill/controller/slurm"
@@ -89,9 +90,9 @@ type Controller struct {
 	policies schedule.Set
 	policy   *schedule.Policy
 	drained  drains
-	names    map[uint32]string   // of main jobs' owners, as they were first asked for
-	left     []store.NodeMains   // main devices that are gone, with their last totals
-	plans    map[int64]*handover // by assignment
+	names    map[uint32]string    // of main jobs' owners, as they were first asked for
+	left     []store.NodeMains    // main devices that are gone, with their last totals
+	plans    map[int64]*plan.Kept // by assignment
 
 	recordings recordings
 
@@ -119,7 +120,7 @@ type avoided struct {
 func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() time.Time) *Controller {
 	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
-		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), placed: make(chan struct{}), planKick: make(chan struct{}, 1), plans: map[int64]*handover{}, started: now().UnixMilli(),
+		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), placed: make(chan struct{}), planKick: make(chan struct{}, 1), plans: map[int64]*plan.Kept{}, started: now().UnixMilli(),
 		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
 		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{}, recordings: newRecordings(),
 	}

@@ -16,24 +16,8 @@ import (
 	"pipefill/controller/store"
 )
 
-// replanApart is the least time between two plans of one fill job: bubbles are
-// learned from 16 iterations, and a plan is followed for some before it is
-// judged.
-const replanApart = 5 * time.Second
-
 // What a plan is cut to is what a node takes.
 var _ = [1]struct{}{}[plan.HandedMost-api.MaxPlan]
-
-// handover is the plan of a live assignment, as its node is to have it.
-type handover struct {
-	cycle pipefill.BubbleCycle // it was made for, or that none could be made for
-	plan  api.Plan             // ID 0: none yet
-	rate  float64              // samples a second
-	atMs  int64                // when it was made
-	tried int64                // ms: when one was last made, or could not be
-	why   string               // none could be made
-	times int                  // so many were made
-}
 
 // planned is a chunked fill job with a profile that has a slot.
 type planned struct {
@@ -113,79 +97,26 @@ func (c *Controller) planOne(ctx context.Context, p planned) {
 	if profile == nil || !known || len(cycle.Bubbles) == 0 {
 		return
 	}
-	nowMs := c.now().UnixMilli()
 	c.mu.Lock()
 	old := c.plans[p.assignment]
-	at := c.positionOf(p)
+	var at api.PlanPosition
+	if n := c.nodes[p.slot.Node]; n != nil {
+		at = n.view.Assignments[p.assignment].At
+	}
 	c.mu.Unlock()
-	drift := 0.0
-	if old != nil {
-		if drift = plan.Drift(old.cycle, cycle); drift <= plan.DriftThreshold || nowMs-old.tried < replanApart.Milliseconds() {
-			return
-		}
+	kept, drift := old.Look(cycle, *profile, plan.Position{Config: at.Config, Op: at.Op}, at.Plan, c.now().UnixMilli())
+	if kept == nil {
+		return
 	}
-	fresh := &handover{cycle: cycle, tried: nowMs, atMs: nowMs}
-	revision, err := revise(cycle, *profile, old, at)
-	var handed plan.Handed
-	var text []byte
-	if err == nil {
-		handed, text, err = plan.Hand(cycle, *profile, revision)
-	}
-	if err != nil {
-		// The plan before stays in force: it goes as far as fits wherever it is.
-		if old != nil {
-			fresh.plan, fresh.rate, fresh.atMs, fresh.times = old.plan, old.rate, old.atMs, old.times
-		}
-		fresh.why = err.Error()
-		c.log.InfoContext(ctx, "no plan for a fill job", "fill_job_id", p.number, "assignment", p.assignment, "drift", drift, "reason", fresh.why)
-	} else {
-		fresh.plan = api.Plan{Assignment: p.assignment, ID: plan.HandedID(text), Text: text}
-		fresh.rate, fresh.times = handed.SamplesPerSecond, 1
-		if old != nil {
-			fresh.times = old.times + 1
-		}
-		c.log.InfoContext(ctx, "plan made", "fill_job_id", p.number, "assignment", p.assignment, "drift", drift,
-			"samples_per_second", handed.SamplesPerSecond, "time", fresh.times)
-	}
+	c.log.InfoContext(ctx, "plan made", "fill_job_id", p.number, "assignment", p.assignment, "drift", drift,
+		"samples_per_second", kept.Rate, "times", kept.Times, "reason", kept.Why)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.plans[p.assignment] = fresh
-	if n := c.nodes[p.slot.Node]; n != nil && (old == nil || old.plan.ID != fresh.plan.ID) {
+	c.plans[p.assignment] = kept
+	if n := c.nodes[p.slot.Node]; n != nil && (old == nil || old.ID != kept.ID) {
 		close(n.news)
 		n.news = make(chan struct{})
 	}
-}
-
-// revise makes the first plan, or the one that follows old from where the job is.
-func revise(cycle pipefill.BubbleCycle, profile plan.Profile, old *handover, at []plan.Position) (plan.Revision, error) {
-	profiles := []plan.Profile{profile}
-	if old == nil || old.plan.ID == 0 {
-		made, err := plan.Make(cycle, profiles, plan.Options{})
-		return plan.Revision{Plan: made}, err
-	}
-	for i := range at {
-		at[i].Job = profile.Name
-	}
-	revision, err := plan.Replan(cycle, profiles, at, plan.Options{})
-	if pipefill.ErrorCode(err) == pipefill.CodeInvalid && len(at) > 0 {
-		// The job's own word for where it is, which is no place of its profile.
-		return plan.Replan(cycle, profiles, nil, plan.Options{})
-	}
-	return revision, err
-}
-
-// positionOf is where the job of an assignment said that it is, by the plan that
-// it has; none where it follows another. c.mu is held.
-func (c *Controller) positionOf(p planned) []plan.Position {
-	n, h := c.nodes[p.slot.Node], c.plans[p.assignment]
-	if n == nil || h == nil || h.plan.ID == 0 {
-		return nil
-	}
-	a := n.view.Assignments[p.assignment]
-	if a.At.Plan != h.plan.ID {
-		return nil
-	}
-	return []plan.Position{{Config: a.At.Config, Op: a.At.Op}}
 }
 
 // planText tells of the plan that an assignment has; "" where it has none to
@@ -193,19 +124,19 @@ func (c *Controller) positionOf(p planned) []plan.Position {
 func (c *Controller) planText(assignment int64) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h := c.plans[assignment]
+	k := c.plans[assignment]
 	switch {
-	case h == nil:
+	case k == nil:
 		return ""
-	case h.plan.ID == 0:
-		return "runs as far as fits in each bubble: no plan: " + h.why
+	case k.ID == 0:
+		return "runs as far as fits in each bubble: no plan: " + k.Why
 	}
-	text := fmt.Sprintf("planned for %.4g samples/s at %s", h.rate, time.UnixMilli(h.atMs).Format("15:04:05"))
-	if h.times > 1 {
-		text += fmt.Sprintf(", the %d. plan", h.times)
+	text := fmt.Sprintf("planned for %.4g samples/s at %s", k.Rate, time.UnixMilli(k.MadeMs).Format("15:04:05"))
+	if k.Times > 1 {
+		text += fmt.Sprintf(", the %d. plan", k.Times)
 	}
-	if h.why != "" {
-		text += "; its bubbles have changed since, and no plan fits them: " + h.why
+	if k.Why != "" {
+		text += "; its bubbles have changed since, and no plan fits them: " + k.Why
 	}
 	return text
 }
@@ -219,8 +150,8 @@ func (c *Controller) plansFor(state api.NodeSync) []api.Plan {
 	var plans []api.Plan
 	for _, a := range state.Assignments {
 		runs := a.State == pipefill.AssignmentAttached || a.State == pipefill.AssignmentRunning
-		if h := c.plans[a.ID]; h != nil && runs && h.plan.ID != 0 && h.plan.ID != a.Plan {
-			plans = append(plans, h.plan)
+		if k := c.plans[a.ID]; k != nil && runs && k.ID != 0 && k.ID != a.Plan {
+			plans = append(plans, api.Plan{Assignment: a.ID, ID: k.ID, Text: k.Text})
 		}
 	}
 	return plans

@@ -158,8 +158,8 @@ func TestHandover_AnotherPlanOnDrift(t *testing.T) {
 	w.ctl.mu.Lock()
 	defer w.ctl.mu.Unlock()
 	for _, p := range w.ctl.plans {
-		if len(n.plans) != 3 || p.plan.ID != n.plans[2].ID || !strings.Contains(p.why, "2.00") {
-			t.Errorf("%d plans, %d in force, %q", len(n.plans), p.plan.ID, p.why)
+		if len(n.plans) != 3 || p.ID != n.plans[2].ID || !strings.Contains(p.Why, "2.00") {
+			t.Errorf("%d plans, %d in force, %q", len(n.plans), p.ID, p.Why)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 )
 
 // controller answers the daemon's syncs from memory: a queue served in order,
@@ -35,7 +36,8 @@ type controller struct {
 type fillJob struct {
 	Fill
 	assignment pipefill.Assignment
-	told       bool // ended, as the daemon said
+	told       bool       // ended, as the daemon said
+	plan       *plan.Kept // nil: none yet
 }
 
 func newController(cfg Config) *controller {
@@ -114,6 +116,40 @@ func (c *controller) take(state api.NodeSync) {
 		}
 	}
 	c.assign(state.Mains)
+	if c.cfg.Profile != nil {
+		c.plan(state)
+	}
+}
+
+// plan makes the plans of fill jobs that run, and those anew whose bubbles have
+// drifted.
+func (c *controller) plan(state api.NodeSync) {
+	for _, a := range state.Assignments {
+		j := c.job(a.ID)
+		m := slices.IndexFunc(state.Mains, func(m api.MainDevice) bool { return m.Device == a.Device })
+		if j == nil || j.told || m < 0 || len(state.Mains[m].Cycle.Bubbles) == 0 {
+			continue
+		}
+		var total int64
+		for _, d := range state.Devices {
+			if d.Device == a.Device {
+				total = d.TotalBytes
+			}
+		}
+		cycle := plan.WithDevice(state.Mains[m].Cycle, total)
+		kept, drift := j.plan.Look(cycle, *c.cfg.Profile, plan.Position{Config: a.At.Config, Op: a.At.Op}, a.At.Plan, c.cfg.Now().UnixMilli())
+		if kept == nil {
+			continue
+		}
+		j.plan = kept
+		switch {
+		case kept.Why != "":
+			c.cfg.Say("no plan for fill job %d: %s", j.Job, kept.Why)
+		default:
+			c.cfg.Say("plan %d of fill job %d: %.4g samples/s (bubbles changed by %.0f %%)", kept.Times, j.Job, kept.Rate, 100*drift)
+		}
+		c.changed()
+	}
 }
 
 // follow brings a fill job to the state that the node tells.
@@ -162,9 +198,22 @@ func (c *controller) orders() api.NodeOrders {
 			o.Forget = append(o.Forget, j.Job)
 		case j.Device != "":
 			o.Assignments = append(o.Assignments, j.assignment)
+			if j.plan != nil && j.plan.ID != 0 && j.plan.ID != c.heldPlan(j.Job) {
+				o.Plans = append(o.Plans, api.Plan{Assignment: j.Job, ID: j.plan.ID, Text: j.plan.Text})
+			}
 		}
 	}
 	return o
+}
+
+// heldPlan is the plan that the daemon last said that it has of a fill job.
+func (c *controller) heldPlan(id int64) uint64 {
+	for _, a := range c.last.Assignments {
+		if a.ID == id {
+			return a.Plan
+		}
+	}
+	return 0
 }
 
 func (c *controller) job(id int64) *fillJob {

@@ -7,6 +7,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 )
 
 func newTest(fills ...string) *controller {
@@ -92,5 +93,40 @@ func TestController_HoldsAnAnswerUntilSomethingIsNew(t *testing.T) {
 	cancel()
 	if f := c.fills()[0]; f.State != "failed" || f.Reason != context.Canceled.Error() {
 		t.Errorf("%+v", f)
+	}
+}
+
+// A fill job's plan comes with the orders until the daemon has it, and another
+// one when its bubbles change.
+func TestController_HandsPlansOut(t *testing.T) {
+	c := newTest("a")
+	nowMs := int64(0)
+	c.cfg.Now, c.cfg.Say = func() time.Time { return time.UnixMilli(nowMs) }, func(string, ...any) {}
+	c.cfg.Profile = &plan.Profile{Version: plan.Version, Name: "a", Kind: plan.Inference, Configs: []plan.Config{
+		{BatchSize: 1, Technique: plan.Technique{Offload: "none"}, Ops: []plan.Op{{Name: "all", TimeNs: 1e6}}},
+	}}
+	slot := slot("cpu:0", true)
+	state := api.NodeSync{Mains: []api.MainDevice{slot}}
+	tell(t, c, state)
+	state.Assignments = []api.NodeAssignment{{ID: 2, Device: "cpu:0", State: pipefill.AssignmentRunning}}
+	if o := tell(t, c, state); len(o.Plans) != 0 {
+		t.Errorf("a plan for bubbles that nobody knows: %+v", o.Plans)
+	}
+	say := func(ms int64) []api.Plan {
+		nowMs += 10_000
+		state.Mains[0].Cycle = pipefill.BubbleCycle{Version: 1, IterationNs: 100e6, Bubbles: []pipefill.Bubble{{Index: 1, Kind: "fwd-bwd", DurationNs: ms * 1e6}}}
+		state.OrdersSeen = -1
+		return tell(t, c, state).Plans
+	}
+	first := say(10)
+	if len(first) != 1 || first[0].Assignment != 2 || first[0].ID == 0 {
+		t.Fatalf("%+v", first)
+	}
+	state.Assignments[0].Plan = first[0].ID
+	if again := say(10); len(again) != 0 {
+		t.Errorf("it is sent again: %+v", again)
+	}
+	if other := say(20); len(other) != 1 || other[0].ID == first[0].ID {
+		t.Errorf("bubbles of twice the length: %+v", other)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"pipefill"
+	"pipefill/controller/plan"
 	"pipefill/measure"
 )
 
@@ -27,6 +28,7 @@ type Config struct {
 	Fills   []string            // shell commands, assigned in this order
 	Devices []pipefill.DeviceID // what the main job's ranks compute on, in their order
 	Mode    pipefill.Mode       // of all fill jobs
+	Profile *plan.Profile       // of all fill jobs, which follow its plan; nil: none
 	Options string              // of the main job's --pipefill
 	Lines   []string            // of pipefilld.yaml, as "guard_ms: 0"
 	Daemon  string              // the program pipefilld
