@@ -36,7 +36,7 @@ _pipefill_cli() {
 	submit) words="" flags="--help" ;;
 	top) words="" flags="--batch --delay --help --iterations" ;;
 	trace) words="" flags="--help --html --last --nodelist --output" ;;
-	try) words="" flags="--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --set --user" ;;
+	try) words="" flags="--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --profile --set --user" ;;
 	esac
 	case "$cur" in
 	-*) mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur") ;;

@@ -134,5 +134,6 @@ complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l main
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l mode
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l no-hooks
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l options
+complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l profile
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l set
 complete -c pipefill-cli -n '__fish_seen_subcommand_from try' -l user

@@ -53,7 +53,7 @@ slots) choices=() flags=(--help --json --noheader --parsable2) ;;
 submit) choices=() flags=(--help) ;;
 top) choices=() flags=(--batch --delay --help --iterations) ;;
 trace) choices=() flags=(--help --html --last --nodelist --output) ;;
-try) choices=() flags=(--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --set --user) ;;
+try) choices=() flags=(--alone --device --dir --fill --help --json --limit --main --mode --no-hooks --options --profile --set --user) ;;
 esac
 if [[ $PREFIX == -* ]]; then
 	compadd -- $flags
