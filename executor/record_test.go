@@ -171,6 +171,8 @@ func TestDaemon_Recording(t *testing.T) {
 		defer s.node.mu.Unlock()
 		return s.node.mains[41].devices[0]
 	}()
+	// Until it serves, a hangup is its end.
+	within(t, 5*time.Second, "the daemon to serve", func() bool { return len(s.sync().Mains) == 1 })
 	if device.control.at.Recording.Load() != 0 {
 		t.Error("it records by default")
 	}
