@@ -508,7 +508,7 @@ func Unfit(j slurm.Job) string {
 	case !j.Batch:
 		return "it is no batch job, and cannot be requeued; use sbatch"
 	case j.NodeCount > 1:
-		return fmt.Sprintf("it asks for %d nodes; a fill job runs on one device of one node", j.NodeCount)
+		return fmt.Sprintf("it asks for %d nodes; a fill job runs on one device of one node: submit an array with a task for each", j.NodeCount)
 	case strings.Contains(j.Partition, ","):
 		return "it lists several partitions (" + j.Partition + "); name one fill partition"
 	}

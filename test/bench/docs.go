@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -71,6 +73,26 @@ func renderPage(page string, all []row) (text string, kept []string, err error) 
 // tables are made of rows by name; missing is the first that is not there.
 var tables = map[string]func(rows map[string]row) (text, missing string){
 	"gate": gateTable, "start": startTable, "fill": fillTable, "guard": guardTable, "compete": competeTable, "standing": standingTable, "planned": plannedTable,
+	"schedule": listed("schedule "), "scale": listed("scale: "), "mirror": listed("mirror: "),
+}
+
+// listed is a table of all figures whose names begin so, by name.
+func listed(prefix string) func(rows map[string]row) (text, missing string) {
+	return func(rows map[string]row) (text, missing string) {
+		for _, name := range slices.Sorted(maps.Keys(rows)) {
+			what, ours := strings.CutPrefix(name, prefix)
+			if !ours {
+				continue
+			}
+			r := rows[name]
+			p50, p99 := percentiles(r)
+			text += fmt.Sprintf("| %s | %s %s | %s | %s |\n", what, p50, r.Unit, p99, wanted(r))
+		}
+		if text == "" {
+			return "", prefix
+		}
+		return "| figure | value, or p50 | p99 | wanted |\n|---|---|---|---|\n" + text, ""
+	}
 }
 
 // figure is a number as tables write it.

@@ -79,6 +79,7 @@ func parts() []part {
 		{"profile", "a fill profile against the chunks in bubbles later", (*bench).profile},
 		{"plan", "the planner, on 2,000 ops x 50 configurations x 32 bubbles", (*bench).plan},
 		{"scale", "the controller with 100,000 jobs, 1,024 nodes and 8,192 slots", (*bench).scale},
+		{"mirror", "what it costs a real slurmctld with 20,000 held jobs to be mirrored", (*bench).mirror},
 		{"account", "usage records taken in, and reports over a year", (*bench).account},
 		{"recording", "what it costs that a timeline is recorded", (*bench).recording},
 		{"standing", "a main job with pipefill and fill jobs against one on nodes without", (*bench).standing},

@@ -252,9 +252,9 @@ func (s *scaleRun) fill(ctx context.Context) error {
 	return s.add(row{Name: "scale: dispatches, from reservation to running", Unit: "/s", N: want, Value: float64(want) / took})
 }
 
-// cpu is the time that the controller has used.
-func (s *scaleRun) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.ctld.Process.Pid))
+// cpuOf is the time that a process has used.
+func cpuOf(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -266,7 +266,7 @@ func (s *scaleRun) cpu() (time.Duration, error) {
 
 // share measures the controller's share of a core over a while.
 func (s *scaleRun) share(ctx context.Context, d time.Duration) (percent float64, reports int64, err error) {
-	before, err := s.cpu()
+	before, err := cpuOf(s.ctld.Process.Pid)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -274,7 +274,7 @@ func (s *scaleRun) share(ctx context.Context, d time.Duration) (percent float64,
 	if err := s.pause(ctx, d); err != nil {
 		return 0, 0, err
 	}
-	after, err := s.cpu()
+	after, err := cpuOf(s.ctld.Process.Pid)
 	return 100 * float64(after-before) / float64(s.now().Sub(begin)), s.fleet.reports.Load() - had, err
 }
 
