@@ -262,8 +262,10 @@ func (p *planRun) rows(s setting, trainer *workload.Trainer, work *plannedWork) 
 		report.Bubbles.Seconds, 100*report.Bubbles.OutsideSeconds/report.Bubbles.Seconds)
 	m := report.Main
 	all := []row{
-		{Value: m.OverheadPct, N: m.Iterations, Lo: &m.OverheadCI95[0], Hi: &m.OverheadCI95[1]}, {Value: report.Bubbles.RecoveredPct, N: m.Iterations},
-		{Value: report.Bubbles.UsefulPct, N: int(samples)}, {Value: 100 * float64(overruns) / float64(chunks), N: int(chunks)},
+		{Value: m.OverheadPct, N: m.Iterations, Lo: &m.OverheadCI95[0], Hi: &m.OverheadCI95[1]},
+		{Value: report.Bubbles.RecoveredPct, N: m.Iterations},
+		{Value: report.Bubbles.UsefulPct, N: int(samples)},
+		{Value: 100 * float64(overruns) / float64(chunks), N: int(chunks)},
 		{Value: 100 * float64(late) / float64(chunks), N: int(chunks)},
 	}
 	for i := range all {
