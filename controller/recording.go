@@ -87,7 +87,7 @@ func (s *Server) recording(w http.ResponseWriter, r *http.Request) {
 		if err := lines.Encode(struct {
 			Part json.RawMessage `json:"part"`
 		}{part}); err != nil {
-			s.log.DebugContext(r.Context(), "the caller went away", "err", err)
+			s.log.DebugContext(ctx, "the caller went away", "err", err)
 		}
 		_ = flusher.Flush()
 	})

@@ -36,7 +36,7 @@ func (n *recordingNode) run(t *testing.T) {
 		answered := map[int64]bool{}
 		for first := true; ctx.Err() == nil; first = false {
 			n.sync.Seq++
-			orders, err := n.desk.Server.controller.Sync(ctx, n.sync)
+			orders, err := n.desk.controller.Sync(ctx, n.sync)
 			if err != nil && ctx.Err() == nil {
 				t.Errorf("sync of %s: %v", n.sync.Node, err)
 			}
@@ -51,7 +51,7 @@ func (n *recordingNode) run(t *testing.T) {
 				answered[ask.ID] = true
 				n.asks = append(n.asks, ask)
 				body, _ := json.Marshal(api.Recording{ID: ask.ID, Node: n.sync.Node, Job: ask.Job, Devices: []api.RecordedDevice{{Device: "cpu:0", Lost: 3}}})
-				if w := n.desk.ask(0, http.MethodPost, "/v1/node/recording", string(body)); w.Code != http.StatusOK {
+				if w := n.desk.ask(0, http.MethodPost, "/v1/node/recording", string(body)); w.Code != http.StatusOK { //nolint:contextcheck // a request of its own
 					t.Errorf("%d %s", w.Code, w.Body)
 				}
 			}

@@ -136,11 +136,11 @@ func TestRecording_KeptForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{now: time.Now, mono: monotonicNs, kept: map[pipefill.DeviceID]keptRecording{}, poke: make(chan struct{}, 1)}
 		n.kept["cpu:0"] = keptRecording{job: pipefill.JobKey{JobID: 3}, ended: n.now(), records: newRecording(leastRecording)}
-		time.Sleep(recordingKept - time.Minute) //nolint:forbidigo // the clock is the test's
+		time.Sleep(recordingKept - time.Minute)
 		if n.dropRecordings(); len(n.kept) != 1 {
 			t.Error("forgotten too early")
 		}
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // the clock is the test's
+		time.Sleep(2 * time.Minute)
 		if n.dropRecordings(); len(n.kept) != 0 {
 			t.Error("kept too long")
 		}

@@ -128,7 +128,7 @@ func (n *node) answer(ctx context.Context, c controller, asks []api.RecordingAsk
 			ctx, cancel := context.WithTimeout(ctx, syncSlack)
 			defer cancel()
 			if err := c.SendRecording(ctx, n.answerRecording(ask)); err != nil {
-				n.log.Warn("recording not sent", "job_id", ask.Job.JobID, "err", err)
+				n.log.WarnContext(ctx, "recording not sent", "job_id", ask.Job.JobID, "err", err)
 			}
 			n.mu.Lock()
 			defer n.mu.Unlock()

@@ -52,7 +52,7 @@ func (s *Section) table() *chart.Table {
 
 // series returns what is plotted: the labels along the x axis, and for each curve
 // its name and its values.
-func (s *Section) series() (labels []string, names []string, values [][]float64) {
+func (s *Section) series() (labels, names []string, values [][]float64) {
 	at := map[string]int{}
 	for _, row := range s.Rows {
 		label := cell(row[s.Plot.X])
