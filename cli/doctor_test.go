@@ -247,3 +247,25 @@ func TestDoctor_SlurmsToolsAreAway(t *testing.T) {
 		t.Error(out.String())
 	}
 }
+
+// Without munge a controller over TCP is not reached at all; over its socket,
+// other hosts are refused.
+func TestDoctor_MungeIsAway(t *testing.T) {
+	c := newClinic(t)
+	for endpoint, want := range map[string]string{"http://127.0.0.1:1": "BAD", c.fake.endpoint: "WARN"} {
+		var out bytes.Buffer
+		cli.Run(t.Context(), []string{"pipefill-cli", "--controller", endpoint, "doctor", "--slurm-conf", c.path("slurm.conf"), "--config", c.path("none.yaml"), "--node-config", c.path("none.yaml")}, cli.Env{
+			Getenv: func(name string) string { return map[string]string{"MUNGE_SOCKET": c.path("no-socket")}[name] }, Stdout: &out, Stderr: &out, Now: func() time.Time { return c.now },
+			SlurmVersion: func(context.Context, string) (string, error) { return c.what, nil },
+		})
+		found := ""
+		for line := range strings.Lines(out.String()) {
+			if strings.HasPrefix(line, "munge") {
+				found += line
+			}
+		}
+		if !strings.Contains(found, want) || strings.Count(found, "\n") != 1 {
+			t.Errorf("%s: %q in\n%s", endpoint, found, out.String())
+		}
+	}
+}

@@ -22,6 +22,10 @@ import (
 // hundred megabytes.
 const traceTimeout = 5 * time.Minute
 
+// tracedMost is how many records are drawn: no viewer takes more, and this
+// program has some hundred bytes for each.
+const tracedMost = 2_000_000
+
 func (p *program) traceCommand() *cli.Command {
 	return command(&cli.Command{
 		Name: "trace", Usage: "write the timeline of a main job, as it was recorded or from raw traces, for Perfetto (ui.perfetto.dev)",
@@ -118,7 +122,14 @@ func (p *program) recordedRun(c *cli.Context, last time.Duration) (run timeline.
 	defer cancel()
 	query := api.RecordingQuery{LastMs: last.Milliseconds(), Nodes: c.String("nodelist")}
 	var parts []api.Recording
+	records := 0
 	end, err := from.Recording(ctx, ids[0], query, func(part api.Recording) error {
+		for _, d := range part.Devices {
+			records += len(d.Events) + len(d.Chunks)
+		}
+		if records > tracedMost {
+			return pipefill.Errorf(pipefill.CodeConflict, "trace: more than %d records: ask for less, with --last or --nodelist", tracedMost)
+		}
 		parts = append(parts, part)
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -192,8 +193,9 @@ func TestMainJob(t *testing.T) {
 
 // TestFill runs fill jobs beside a main job with all of pipefill.
 func TestFill(t *testing.T) {
-	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld")
-	c := newCluster(t, "--trace")
+	needBuilt(t, "libpipefill.so", "spank_pipefill.so", "pipefilld", "pipefillctld", "pipefill-cli")
+	c := newCluster(t, "--trace", "--node=recording: 1MiB")
+	c.must(t, "root", "install", "-m", "755", repository(t)+"/build/pipefill-cli", c.dir+"/lib/")
 
 	// Half a second of CPU time, in a language that every machine has.
 	const work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo worked on $SLURMD_NODENAME as $(id -un), device $PIPEFILL_DEVICE"
@@ -238,6 +240,10 @@ func TestFill(t *testing.T) {
 		}
 	})
 
+	t.Run("the main job's owner traces it, from both nodes, and nobody else does", func(t *testing.T) {
+		c.isTraced(t, main)
+	})
+
 	t.Run("a fill job goes back to the queue when the main job ends", func(t *testing.T) {
 		id := c.sbatch(t, "pf_ann", "sleep 600", "-p", "pipefill")
 		c.awaitJob(t, id, "to run", slurm.Job.Running)
@@ -256,4 +262,49 @@ func TestFill(t *testing.T) {
 		}
 		c.awaitJob(t, id, "to end", slurm.Job.Ended)
 	})
+}
+
+// isTraced asks for a main job's timeline as its owner, as another user, and of
+// a job that is none.
+func (c *cluster) isTraced(t *testing.T, main int64) {
+	t.Helper()
+	trace := func(user string, id int64) (string, error) {
+		return c.as(t, user, c.dir+"/lib/pipefill-cli", "trace", "--last", "0", strconv.FormatInt(id, 10))
+	}
+	out, err := trace("pf_train", main)
+	var document struct {
+		Events []struct {
+			Name string         `json:"name"`
+			Pid  int            `json:"pid"`
+			Tid  int            `json:"tid"`
+			Args map[string]any `json:"args"`
+		} `json:"traceEvents"`
+	}
+	if err != nil || json.Unmarshal([]byte(out), &document) != nil {
+		t.Fatalf("%v: %.500s", err, out)
+	}
+	count := map[string]int{}
+	for _, e := range document.Events {
+		name, _, _ := strings.Cut(e.Name, " ")
+		count[fmt.Sprintf("%s of %d", name, e.Pid)]++
+		if e.Name == "process_name" {
+			count[fmt.Sprint(e.Args["name"])]++
+		}
+	}
+	for _, what := range []string{"n0/cpu:0", "n1/cpu:1", "iteration of 1", "iteration of 2", "compute of 1", "compute of 2", "open of 1", "open of 2", "job of 1", "job of 2"} {
+		if count[what] == 0 {
+			t.Errorf("no %s: %v", what, count)
+		}
+	}
+	for user, want := range map[string]string{"pf_bob": "another user's", "pf_ann": "another user's"} {
+		if out, err := trace(user, main); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v %.200s", user, err, out)
+		}
+	}
+	if out, err := trace("root", main); err != nil || !json.Valid([]byte(out)) {
+		t.Errorf("root: %v %.200s", err, out)
+	}
+	if out, err := trace("pf_train", 4711); err == nil || !strings.Contains(out, "no node has a recording") {
+		t.Errorf("of no main job: %v %.200s", err, out)
+	}
 }
