@@ -49,6 +49,7 @@ class TestTorchPipelining(Announced):
 
     def test_trains_the_same(self):
         several = [name + ":4" for name in report.SEVERAL_STAGES]
+        several += ["torchtitan.Schedule1F1B:4", "torchtitan.ScheduleInterleaved1F1B:4"]
         plain = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several, "--cure", hooked=False)
         hooked = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several)
         filled = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, fill=True)

@@ -5,7 +5,7 @@
                   [--toggle]
 
 Rank and world size come from RANK and WORLD_SIZE, the meeting place from MASTER_PORT. One schedule after the other is
-trained. --cure: works around pytorch#132644, where no hook does. --change: from that step on, batches are half as
+trained; torchtitan.SCHEDULE is made by torchtitan. --cure: works around pytorch#132644, where no hook does. --change: from that step on, batches are half as
 large. --sleep: stages that sleep so long for a forward instead of computing, for more ranks than cores. --newer: takes
 torch.distributed.pipelining of a newer release, which is Python only, from that folder. --toggle: every other step, from
 the second on, runs without the hook (with --cure), for what it costs.
@@ -13,8 +13,11 @@ the second on, runs without the hook (with --cure), for what it costs.
 
 import argparse
 import hashlib
+import importlib.machinery
 import os
+import sys
 import time
+import types
 
 parser = argparse.ArgumentParser()
 parser.add_argument("out")
@@ -45,6 +48,13 @@ if args.newer:
     dist.__path__.insert(0, args.newer)
 
 from torch.distributed.pipelining import PipelineStage, schedules  # noqa: E402
+
+if any(part.startswith("torchtitan.") for part in args.schedules):
+    # Its package imports tokenizers and data sets, which no pipeline needs: this stands in for the package alone.
+    package = sys.modules["torchtitan"] = types.ModuleType("torchtitan")
+    package.__path__ = importlib.machinery.PathFinder.find_spec("torchtitan").submodule_search_locations
+    from torchtitan.config_manager import JobConfig
+    from torchtitan.distributed.pipeline import build_pipeline_schedule
 
 if args.newer:
     from torch.distributed.pipelining.schedules import _wait_batch_p2p  # by name, as torchtitan does
@@ -97,6 +107,7 @@ class Sleeper(nn.Module):
 
 def make(name, micro_batches):
     """The schedule called name, this rank's stages and the number of all."""
+    maker, _, name = name.rpartition(".")
     chunks = 1 if name in ("ScheduleGPipe", "Schedule1F1B") else SEVERAL
     count = chunks * world
     v_shaped = name in ("ScheduleZBVZeroBubble", "ScheduleDualPipeV")
@@ -110,6 +121,13 @@ def make(name, micro_batches):
             shapes = {"input_args": (torch.empty(ROWS, WIDTH),), "output_args": torch.empty(ROWS, WIDTH)}
         stages.append(PipelineStage(module, number, count, torch.device("cpu"), **shapes))
     cls, loss = getattr(schedules, name), nn.functional.mse_loss
+    if maker:
+        job = JobConfig()
+        job.parallelism.pipeline_parallel_schedule = name.removeprefix("Schedule")
+        job.parallelism.pipeline_parallel_microbatch_size = ROWS
+        job.parallelism.pipeline_parallel_degree = world
+        job.training.local_batch_size = ROWS * micro_batches
+        return build_pipeline_schedule(job, stages, loss), stages, count
     if name != "ScheduleZBVZeroBubble":
         return cls(stages if chunks > 1 else stages[0], micro_batches, loss_fn=loss), stages, count
     # The class (up to 2.9) sends to its own rank, which gloo cannot; the runtime runs its order.
