@@ -51,7 +51,8 @@ type bucket struct {
 // 100,000 has, and is put in order in a few goes.
 const (
 	readyFirst = 8
-	readyMore  = 4 // times as many each time
+	readyMore  = 4 // times as many each time, up to
+	readyMost  = 1 << 20
 )
 
 func (b *bucket) best() int32 { return b.jobs[len(b.jobs)-1] }
@@ -246,7 +247,7 @@ func (s *Scheduler) worstFirst(x *index, a, b int32) int {
 func (s *Scheduler) prepare(x *index, b *bucket) {
 	b.jobs = slices.DeleteFunc(b.jobs, func(i int32) bool { return s.gone[i] })
 	b.ready = min(b.more, len(b.jobs))
-	b.more *= readyMore
+	b.more = min(b.more*readyMore, readyMost) // a bucket lives as long as its index
 	if b.ready == 0 {
 		return
 	}
