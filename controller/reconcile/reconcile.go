@@ -193,6 +193,9 @@ func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) 
 	if a.State == pipefill.AssignmentReserved && a.Requeue && outcome == pipefill.OutcomeFailed {
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}} // what failed was not let go by us
 	}
+	if job.Nodes == "" && outcome == pipefill.OutcomeCancelled && !started(a.State) && !started(said.State) {
+		return end(a, outcome, outcome, "it was cancelled before it started", 0) // no node has anything to say
+	}
 	waits := said.State != pipefill.AssignmentEnded && said.State != "" && v.Nodes[a.Node].SeenMs-job.EndMs < nodeWordMs
 	if a.State != pipefill.AssignmentReserved && (waits || !v.heard(a.Node)) && !v.lost(a.Node) {
 		return nil // the node will say whether it was evicted

@@ -146,6 +146,9 @@ func slurmSays(state string) func(*scene) {
 	}
 }
 
+// nowhere: Slurm gave it no node.
+func nowhere(s *scene) { s.job.Nodes = "" }
+
 func nodeSays(state pipefill.AssignmentState) func(*scene) {
 	return func(s *scene) { s.said.State = state }
 }
@@ -290,6 +293,9 @@ func TestDecide_TheEnd(t *testing.T) {
 		{"failed before its release", at(reserve, slurmSays("FAILED")), "requeue and hold"},
 		{"failed before its release, --no-requeue", at(reserve, slurmSays("FAILED"), once), "end failed, job failed"},
 		{"cancelled before its start", at(release, slurmSays("CANCELLED"), untold), "end cancelled, job cancelled"},
+		{"cancelled before its start, the node waits for it", at(release, slurmSays("CANCELLED"), nowhere), "end cancelled, job cancelled"},
+		{"cancelled before its start, the node has not called", at(release, slurmSays("CANCELLED"), nowhere, quiet), "end cancelled, job cancelled"},
+		{"cancelled as it ran, of which Slurm does not say where", at(runs, slurmSays("CANCELLED"), nowhere), ""},
 	})
 }
 
