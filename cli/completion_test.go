@@ -1,35 +1,18 @@
 package cli_test
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"pipefill/cli"
+	goldenfile "pipefill/test/golden"
 )
 
 // The shipped files know every command and flag.
 func TestCompletion_Files(t *testing.T) {
 	for _, shell := range cli.Shells {
-		path, got := "../packaging/completion/pipefill-cli."+shell, cli.Completion(shell)
-		if *update {
-			if err := os.MkdirAll("../packaging/completion", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), got); d != "" {
-			t.Errorf("%s (-update writes it anew):\n%s", path, d)
-		}
+		goldenfile.Check(t, "../packaging/completion/pipefill-cli."+shell, cli.Completion(shell))
 	}
 }
 

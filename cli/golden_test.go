@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,16 +9,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"pipefill"
 	"pipefill/api"
 	"pipefill/cli"
 	"pipefill/executor/try"
 	"pipefill/measure"
+	goldenfile "pipefill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // testdata is absolute: a test may go elsewhere.
 var testdata, _ = filepath.Abs("testdata")
@@ -27,22 +23,7 @@ var testdata, _ = filepath.Abs("testdata")
 // golden holds got against testdata/<name>.golden.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join(testdata, name+".golden")
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v: run with -update and look at what it writes", err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s (-update writes it anew):\n%s", path, d)
-	}
+	goldenfile.Check(t, filepath.Join(testdata, name+".golden"), got)
 }
 
 // Every command that prints rows, as a table, as JSON, and failing.

@@ -3,7 +3,6 @@ package slurm
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"math"
 	"net/http"
 	"os"
@@ -12,9 +11,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"pipefill/test/golden"
+)
 
 func decodeFile[R any](t *testing.T, path, list string) []R {
 	t.Helper()
@@ -69,19 +68,7 @@ func TestDecode_GoldenAnswersOfEveryRelease(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := strings.TrimSuffix(path, ".json") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(strings.TrimSpace(string(want)), string(got)); diff != "" {
-				t.Error(diff)
-			}
+			golden.Check(t, strings.TrimSuffix(path, ".json")+".golden", string(got)+"\n")
 		})
 	}
 }
