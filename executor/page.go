@@ -145,25 +145,40 @@ type page[T any] struct {
 // pageSeals keep every holder from truncating a page under its readers.
 const pageSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// newPage makes a page of zeros and writes its head.
-func newPage[T any](name string, magic uint32) (*page[T], error) {
-	size := int64(unsafe.Sizeof(*new(T)))
+// newMemfd makes a memfd that fill fills, and then seals it.
+func newMemfd(name string, seals int, fill func(*os.File) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate("pipefill-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return nil, fmt.Errorf("make page %s: %w", name, err)
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), name)
 	// A memfd is born 0777: whoever is handed it read-only could re-open it for
 	// writing through /proc.
 	err = f.Chmod(0o600)
 	if err == nil {
-		err = f.Truncate(size)
+		err = fill(f)
 	}
 	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, pageSeals)
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
 	}
 	if err != nil {
 		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openReadOnly opens a memfd anew: the descriptor cannot be written, and its place
+// in the file is its own.
+func openReadOnly(f *os.File) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY, 0)
+}
+
+// newPage makes a page of zeros and writes its head.
+func newPage[T any](name string, magic uint32) (*page[T], error) {
+	size := int64(unsafe.Sizeof(*new(T)))
+	f, err := newMemfd(name, pageSeals, func(f *os.File) error { return f.Truncate(size) })
+	if err != nil {
 		return nil, fmt.Errorf("make page %s: %w", name, err)
 	}
 	p, err := mapPage[T](f)
@@ -206,7 +221,7 @@ func (p *page[T]) checkHead(magic uint32) error {
 
 // readOnly opens the page anew, so that the descriptor cannot be written.
 func (p *page[T]) readOnly() (*os.File, error) {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", p.file.Fd()), os.O_RDONLY, 0)
+	f, err := openReadOnly(p.file)
 	if err != nil {
 		return nil, fmt.Errorf("open page %s read-only: %w", p.file.Name(), err)
 	}

@@ -55,20 +55,11 @@ func planFile(text []byte) (*os.File, error) {
 	if len(text) == 0 || len(text) > api.MaxPlan {
 		return nil, fmt.Errorf("keep plan: %d bytes, 1 to %d are taken: %w", len(text), api.MaxPlan, os.ErrInvalid)
 	}
-	fd, err := unix.MemfdCreate("pipefill-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	file, err := newMemfd("plan", planSeals, func(f *os.File) error {
+		_, err := f.Write(text)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("keep plan: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), "plan")
-	err = file.Chmod(0o600)
-	if err == nil {
-		_, err = file.Write(text)
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, planSeals)
-	}
-	if err != nil {
-		_ = file.Close()
 		return nil, fmt.Errorf("keep plan: %w", err)
 	}
 	return file, nil
@@ -80,8 +71,7 @@ func (n *node) openPlan(p peer) (reply, []*os.File, error) {
 	if f == nil || f.plan.file == nil {
 		return replyNone, nil, nil
 	}
-	// Its own description: the place in the file is not shared.
-	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.plan.file.Fd()), os.O_RDONLY, 0)
+	file, err := openReadOnly(f.plan.file)
 	if err != nil {
 		return reply{}, nil, fmt.Errorf("open plan: %w", err)
 	}

@@ -3,6 +3,7 @@ package executor
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"pipefill"
@@ -109,7 +110,7 @@ func (r *recording) chunks(f *fillJob, tail uint64) uint64 {
 		x := record{
 			beginNs: int64(c.BeginNs.Load()), deadlineNs: int64(c.ShutNs.Load()), endNs: int64(c.EndNs.Load()),
 			cpuNs: int64(c.CPUNs.Load()), lateNs: int64(c.LateNs.Load()), flags: uint32(c.Overrun.Load()),
-			number: f.rec.Assignment.Job.JobID, kind: modeNumber(f.rec.Assignment.Mode), chunk: true,
+			number: f.rec.Assignment.Job.JobID, kind: uint8(max(0, slices.Index(pipefill.Modes, f.rec.Assignment.Mode))), chunk: true,
 		}
 		if seq != tail+1 || c.Seq.Load() != seq {
 			r.lost++
@@ -118,15 +119,6 @@ func (r *recording) chunks(f *fillJob, tail uint64) uint64 {
 		r.add(x)
 	}
 	return tail
-}
-
-func modeNumber(mode pipefill.Mode) uint8 {
-	for i, m := range pipefill.Modes {
-		if m == mode {
-			return uint8(i)
-		}
-	}
-	return 0
 }
 
 // copied is a copy of the newest records, oldest first, most of them at most;
