@@ -76,7 +76,7 @@ type Attribute struct {
 	ends    bool                       // moves with when what runs ends
 	column  func(c *columns) []float64 // where it is one as it stands
 	number  func(c *context, i int) float64
-	numbers func(c *context, first int, out []float64) // the same of many jobs, where policies ask for it often
+	numbers func(c *context, first int, out []float64) // in place of number: of many jobs, where policies ask for it often
 	text    func(c *context, i int) string
 }
 
@@ -101,35 +101,12 @@ type opening struct {
 	untilS float64 // of work, up to which it is the one where a job ends soonest
 }
 
-// backlog is how long all slots take for the others that wait.
-func (c *context) backlog(i int) float64 {
-	if c.queue <= 0 {
-		return 0
-	}
-	return c.queueS * max(0, 1-c.ownWorkS[i]/c.queue)
-}
-
-// elsewhere is when a job would end on the best of the slots that are taken.
-func (c *context) elsewhere(i int) float64 {
-	p := int(c.profile[i])
-	if p >= len(c.later) {
-		return Never
-	}
-	for _, o := range c.later[p] {
-		if c.workS[i] <= o.untilS {
-			return o.inS + c.workS[i]*o.perS + c.backlog(i)
-		}
-	}
-	return Never
-}
-
 // leastSpeed keeps times finite on slots whose bubbles are not learned yet.
 const leastSpeed = 0.001
 
 func (c *context) speed(i int) float64 { return max(c.speeds[c.profile[i]], leastSpeed) }
 
-func (c *context) time(i int) float64 { return c.workS[i] / c.speed(i) }
-
+// times is how long jobs take on the slot.
 func (c *context) times(first int, out []float64) {
 	works, speeds := c.workS[first:first+len(out)], c.speeds
 	for i, p := range c.profile[first : first+len(out)] {
@@ -137,6 +114,8 @@ func (c *context) times(first int, out []float64) {
 	}
 }
 
+// elsewheres is when jobs would end on the best of the slots that are taken. All
+// slots take a while for the others that wait.
 func (c *context) elsewheres(first int, out []float64) {
 	works, own := c.workS[first:first+len(out)], c.ownWorkS[first:first+len(out)]
 	for i, p := range c.profile[first : first+len(out)] {
@@ -191,7 +170,6 @@ func due(deadlineMs float64) float64 {
 var Attributes = []Attribute{
 	{
 		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly,
-		number: func(c *context, i int) float64 { return (c.nowMs - c.firstMs[i]) / 1000 },
 		numbers: func(c *context, first int, out []float64) {
 			for i, ms := range c.firstMs[first : first+len(out)] {
 				out[i] = (c.nowMs - ms) / 1000
@@ -200,7 +178,7 @@ var Attributes = []Attribute{
 	},
 	{
 		Name: "job.time_s", Type: "number", Unit: "s", Text: "expected from start to end on this slot: work_s / speed",
-		number: func(c *context, i int) float64 { return c.time(i) }, numbers: (*context).times,
+		numbers: (*context).times,
 	},
 	{
 		Name: "job.work_s", Type: "number", Unit: "s", Text: "expected device time if it had the device alone; 1 day where neither profile, history nor limit tells",
@@ -212,8 +190,8 @@ var Attributes = []Attribute{
 	},
 	{
 		Name: "job.elsewhere_s", Type: "number", Unit: "s", pace: freely, ends: true,
-		Text:   "until it would end if it waited for a slot that is taken now and had the one where that is soonest, after all that waits besides has had its share of the slots; 1e9: there is none",
-		number: func(c *context, i int) float64 { return c.elsewhere(i) }, numbers: (*context).elsewheres,
+		Text:    "until it would end if it waited for a slot that is taken now and had the one where that is soonest, after all that waits besides has had its share of the slots; 1e9: there is none",
+		numbers: (*context).elsewheres,
 	},
 	{
 		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",
@@ -225,7 +203,6 @@ var Attributes = []Attribute{
 	},
 	{
 		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely,
-		number: func(c *context, i int) float64 { return until(c.deadlineMs[i], c.nowMs) - c.time(i) },
 		numbers: func(c *context, first int, out []float64) {
 			c.times(first, out)
 			for i, ms := range c.deadlineMs[first : first+len(out)] {
@@ -239,7 +216,6 @@ var Attributes = []Attribute{
 	},
 	{
 		Name: "job.has_deadline", Type: "bool", Text: "whether it has a deadline",
-		number: func(c *context, i int) float64 { return flag(c.deadlineMs[i] != 0) },
 		numbers: func(c *context, first int, out []float64) {
 			for i, ms := range c.deadlineMs[first : first+len(out)] {
 				out[i] = flag(ms != 0)
@@ -268,7 +244,6 @@ var Attributes = []Attribute{
 	},
 	{
 		Name: "job.fairshare", Type: "number", Unit: "1", Text: "2^(-usage/share) of its user in its account, 0 to 1, as Slurm's; 0.5: just its share, 1: nothing used", shares: true,
-		number: func(c *context, i int) float64 { return c.groups[c.group[i]].fairshare },
 		numbers: func(c *context, first int, out []float64) {
 			for i, g := range c.group[first : first+len(out)] {
 				out[i] = c.groups[g].fairshare
@@ -330,6 +305,11 @@ var Attributes = []Attribute{
 func (a *Attribute) value(c *context, i int) float64 {
 	if a.column != nil {
 		return a.column(c.columns)[i]
+	}
+	if a.numbers != nil {
+		var out [1]float64
+		a.numbers(c, i, out[:])
+		return out[0]
 	}
 	return a.number(c, i)
 }

@@ -85,9 +85,7 @@ func (s *Scheduler) factsOf(j *store.FillJob) facts {
 	}
 	// An operator's word, then who had to leave a device.
 	f.tier = 4*float64(j.SitePriority) + 2*flag(j.Front)
-	if j.RequiredNodes != "" || j.ExcludedNodes != "" {
-		f.where = s.whereOf(j.RequiredNodes, j.ExcludedNodes)
-	}
+	f.where = s.whereOf(j)
 	f.shape = s.shapeOf(shape{
 		group: f.group, profile: f.profile, gpu: f.gpu, mode: j.Mode, once: j.Attempts > 0 && !j.Requeue, memBytes: j.MemBytes,
 	})

@@ -41,11 +41,7 @@ func whereOf(j *store.FillJob) *where {
 	if j.RequiredNodes == "" && j.ExcludedNodes == "" {
 		return nil
 	}
-	return newWhere(j.RequiredNodes, j.ExcludedNodes)
-}
-
-func newWhere(required, excluded string) *where {
-	w := &where{required: required, excluded: excluded}
+	w := &where{required: j.RequiredNodes, excluded: j.ExcludedNodes}
 	read := func(list string) map[string]bool {
 		if list == "" {
 			return nil
@@ -60,7 +56,7 @@ func newWhere(required, excluded string) *where {
 		}
 		return out
 	}
-	w.only, w.never = read(required), read(excluded)
+	w.only, w.never = read(w.required), read(w.excluded)
 	return w
 }
 

@@ -318,11 +318,12 @@ func (s *Scheduler) groupOf(j *store.FillJob) int32 {
 	return id
 }
 
-func (s *Scheduler) whereOf(required, excluded string) *where {
-	key := [2]string{required, excluded}
-	w := s.wheres[key]
-	if w == nil {
-		w = newWhere(required, excluded)
+// whereOf is the function's, read once for all jobs with the same lists.
+func (s *Scheduler) whereOf(j *store.FillJob) *where {
+	key := [2]string{j.RequiredNodes, j.ExcludedNodes}
+	w, known := s.wheres[key]
+	if !known {
+		w = whereOf(j)
 		s.wheres[key] = w
 	}
 	return w
