@@ -87,8 +87,8 @@ func optionDeadline(options string, submitMs int64, zone *time.Location) (int64,
 	return at.UnixMilli(), nil
 }
 
-// ignored tells what of a waiting job's options has no effect, and why; "" where
-// all has.
+// ignored is what a waiting job's reason goes on with where something of its
+// options has no effect; "" where all has.
 func (c *Controller) ignored(number int64) string {
 	c.mirror.mu.Lock()
 	defer c.mirror.mu.Unlock()
@@ -97,7 +97,7 @@ func (c *Controller) ignored(number int64) string {
 		return ""
 	}
 	if _, err := optionDeadline(w.Options, w.SubmitMs, c.store.Zone); err != nil {
-		return "it has no deadline: " + err.Error()
+		return "; it has no deadline: " + err.Error()
 	}
 	return ""
 }

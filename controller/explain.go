@@ -105,10 +105,7 @@ func (c *Controller) ExplainPolicy(ctx context.Context, job store.FillJob) (api.
 	c.mirror.mu.Unlock()
 	if waits {
 		out.Policy, out.Tier, out.Suits, out.Slots, out.Place, out.Node, out.Device, out.WaitMs = e.Policy, e.Tier, e.Suits, e.Slots, e.Place, e.Node, e.Device, e.WaitMs
-		out.Source, out.Reason = e.Source, e.Why
-		if ignored := c.ignored(job.JobID); ignored != "" {
-			out.Reason += "; " + ignored
-		}
+		out.Source, out.Reason = e.Source, e.Why+c.ignored(job.JobID)
 		out.Scores = append(out.Scores, e.Scores...)
 		for _, v := range e.Values {
 			out.Values = append(out.Values, api.AttributeValue(v))

@@ -3,8 +3,6 @@ package controller
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -81,7 +79,7 @@ func (c *Controller) toPlan() []planned {
 		if word == nil {
 			return
 		}
-		if digest := option(word.Options, "profile"); len(digest) == hex.EncodedLen(sha256.Size) {
+		if digest := profileDigest(word.Options); digest != "" {
 			all = append(all, planned{a.ID, a.Job.JobID, digest, schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}})
 		}
 	})
@@ -114,8 +112,7 @@ func (c *Controller) planOne(ctx context.Context, p planned) {
 	defer c.mu.Unlock()
 	c.plans[p.assignment] = kept
 	if n := c.nodes[p.slot.Node]; n != nil && (old == nil || old.ID != kept.ID) {
-		close(n.news)
-		n.news = make(chan struct{})
+		n.wake()
 	}
 }
 

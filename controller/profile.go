@@ -83,11 +83,19 @@ func (c *Controller) profileOf(ctx context.Context, digest string) *plan.Profile
 	return found
 }
 
-// withProfile names a job's fill profile, if it is kept. A path, which is what
-// sbatch by itself is given, is none: the controller opens no file of a user's.
+// profileDigest is profile= of a job's options, "" where it is none. A path, which
+// is what sbatch by itself is given, is none: the controller opens no file of a
+// user's.
+func profileDigest(options string) string {
+	if digest := option(options, "profile"); len(digest) == hex.EncodedLen(sha256.Size) {
+		return digest
+	}
+	return ""
+}
+
+// withProfile names a job's fill profile, if it is kept.
 func (c *Controller) withProfile(ctx context.Context, job *store.FillJob, options string) {
-	digest := option(options, "profile")
-	if len(digest) == hex.EncodedLen(sha256.Size) && c.profileOf(ctx, digest) != nil {
+	if digest := profileDigest(options); digest != "" && c.profileOf(ctx, digest) != nil {
 		job.Profile = digest
 	}
 }

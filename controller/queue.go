@@ -115,9 +115,7 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 		if out.Reason == "" {
 			out.Reason = schedule.Why(j, slots)
 		}
-		if ignored := c.ignored(j.JobID); ignored != "" {
-			out.Reason += "; " + ignored
-		}
+		out.Reason += c.ignored(j.JobID)
 	}
 	return out
 }
