@@ -27,6 +27,14 @@ type setting struct {
 	slowest, filled float64
 }
 
+// switches are those of a cluster whose nodes are set so.
+func (s setting) switches() (all []string) {
+	for _, line := range s.node {
+		all = append(all, "--node="+line)
+	}
+	return all
+}
+
 // settings are the three ways that have targets.
 func settings() []setting {
 	// Half of all iterations withheld: the interval is narrowest so. The budget
@@ -46,11 +54,7 @@ func settings() []setting {
 func (b *bench) measureFill(ctx context.Context, s setting, limit time.Duration) (report measure.Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+3*time.Minute)
 	defer cancel()
-	switches := []string{"--trace"}
-	for _, line := range s.node {
-		switches = append(switches, "--node="+line)
-	}
-	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), switches...)
+	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), append(s.switches(), "--trace")...)
 	if err != nil {
 		return report, err
 	}

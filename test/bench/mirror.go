@@ -130,13 +130,18 @@ func (m *mirrorRun) jobs(ctx context.Context) (map[int64]bool, error) {
 	return ids, nil
 }
 
-// daemonCPU is the time that a daemon of the cluster has used.
-func (m *mirrorRun) daemonCPU(name string) (time.Duration, error) {
-	text, err := os.ReadFile(filepath.Join(m.Dir, "pid", name))
+// pidOf is the process of a daemon of a cluster.
+func pidOf(c *cluster.Cluster, name string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(c.Dir, "pid", name))
 	if err != nil {
 		return 0, err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// daemonCPU is the time that a daemon of the cluster has used.
+func (m *mirrorRun) daemonCPU(name string) (time.Duration, error) {
+	pid, err := pidOf(m.Cluster, name)
 	if err != nil {
 		return 0, err
 	}

@@ -72,11 +72,7 @@ func (b *bench) planned(ctx context.Context) error {
 func (b *bench) measurePlanned(ctx context.Context, s setting, work **plannedWork) (rows []row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, plannedTime+4*time.Minute)
 	defer cancel()
-	switches := []string{"--trace"}
-	for _, line := range s.node {
-		switches = append(switches, "--node="+line)
-	}
-	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), switches...)
+	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), append(s.switches(), "--trace")...)
 	if err != nil {
 		return nil, err
 	}

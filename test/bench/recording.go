@@ -177,11 +177,7 @@ func setRecording(c *cluster.Cluster, on bool) error {
 		if err := os.WriteFile(path, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
 			return fmt.Errorf("set recording: %w", err)
 		}
-		number, err := os.ReadFile(filepath.Join(c.Dir, "pid", name))
-		if err != nil {
-			return fmt.Errorf("set recording: %w", err)
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(number)))
+		pid, err := pidOf(c, name)
 		if err == nil {
 			err = unix.Kill(pid, unix.SIGHUP)
 		}

@@ -51,10 +51,7 @@ func (b *bench) standing(ctx context.Context) error {
 func (b *bench) standingRun(ctx context.Context, s setting, filled bool) (mean float64, err error) {
 	switches := []string{"--no-daemons", "--no-plugin"}
 	if filled {
-		switches = nil
-		for _, line := range s.node {
-			switches = append(switches, "--node="+line)
-		}
+		switches = s.switches()
 	}
 	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), switches...)
 	if err != nil {
