@@ -157,6 +157,7 @@ func TestLease_ASecondIsRefusedWhileTheFirstLives(t *testing.T) {
 	first.says("holds 1")
 	second := start(t, dir, false, false)
 	second.says(fmt.Sprintf("refused: %s is used by another pipefillctld, process %d on ", dir, first.cmd.Process.Pid))
+	first.silent(2 * short.beat) // long enough to act
 	first.kill()
 	third := start(t, dir, false, false)
 	third.says("holds 2") // at once: there is no such process any more
