@@ -240,10 +240,10 @@ func (r *run) draw() int32 {
 	at := r.random.Float64() * total
 	for i, f := range r.w.s.Fills {
 		if at -= f.Weight; at < 0 {
-			return int32(i) //nolint:gosec // a handful
+			return int32(i)
 		}
 	}
-	return int32(len(r.w.s.Fills) - 1)
+	return int32(len(r.w.s.Fills) - 1) //nolint:gosec // a handful
 }
 
 // assign lets the scheduler choose among the free devices. Those of a class are

@@ -219,7 +219,7 @@ func (s *scaleRun) fill(ctx context.Context) error {
 	go func() { ended <- s.fleet.run(run) }()
 	s.ends = append(s.ends, func() {
 		stop()
-		_ = <-ended // of no more use
+		<-ended //nolint:errcheck // of no more use
 	})
 	go func() {
 		for {

@@ -47,7 +47,7 @@ func TestStandby(t *testing.T) {
 	go func() { ended <- standby.Wait() }()
 	t.Cleanup(func() {
 		_ = standby.Process.Signal(syscall.SIGTERM) // it may have ended
-		<-ended
+		<-ended                                     //nolint:errcheck // it may have been killed
 		_ = log.Close()
 	})
 	await(t, "the standby to wait", func() bool { return strings.Contains(c.read(t, log.Name()), "another pipefillctld may live, waiting") })

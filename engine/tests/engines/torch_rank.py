@@ -6,9 +6,9 @@
 
 Rank and world size come from RANK and WORLD_SIZE, the meeting place from MASTER_PORT. One schedule after the other is
 trained; torchtitan.SCHEDULE is made by torchtitan. --cure: works around pytorch#132644, where no hook does. --change:
-from that step on, batches are half as large. --sleep: stages that sleep so long for a forward instead of computing, for more ranks than cores. --newer: takes
-torch.distributed.pipelining of a newer release, which is Python only, from that folder. --toggle: every other step, from
-the second on, runs without the hook (with --cure), for what it costs.
+from that step on, batches are half as large. --sleep: stages that sleep so long for a forward instead of computing, for
+more ranks than cores. --newer: takes torch.distributed.pipelining of a newer release, which is Python only, from that
+folder. --toggle: every other step, from the second on, runs without the hook (with --cure), for what it costs.
 """
 
 import argparse
