@@ -304,18 +304,48 @@ func (n *node) openMain(p peer, name string) (reply, []*os.File, error) {
 		return reply{}, nil, pipefill.Errorf(pipefill.CodeNotFound,
 			"job %d has no device %q here, or this process has not opened it yet (a GPU: use it before pf_open)", p.job, name)
 	}
+	r := m.record(d)
+	if other := d.writer(r, p.process, n.now()); other != (process{}) {
+		err := pipefill.Errorf(pipefill.CodeConflict, "process %d announces the bubbles of %s already, and a device has one such: "+
+			"give each process its own (PIPEFILL_DEVICE, LOCAL_RANK)", other.Pid, d.device.ID)
+		n.log.Warn("page refused", "job_id", p.job, "pid", p.process.Pid, "err", err)
+		return reply{}, nil, err
+	}
 	files, err := handOut(d.main.shared, d.control.readOnly)
 	if err != nil {
 		return reply{}, nil, err
 	}
-	for i := range m.rec.Devices {
-		if r := &m.rec.Devices[i]; r.Device == d.device.ID {
-			r.opened(p.process)
-			m.dirty = true // tick writes it
-		}
-	}
+	r.opened(p.process)
+	d.handed.to, d.handed.at = p.process, n.now()
+	m.dirty = true // tick writes it
 	n.changed()
 	return ok("device", string(d.device.ID)), files, nil
+}
+
+// mapTime is how long a process takes at most to map a page that was handed to
+// it: the library gives up after 50 ms.
+const mapTime = time.Second
+
+// writer is the process, other than the asking one, that has the main page or
+// is about to: a page has one writer. The zero process: none.
+func (d *mainDevice) writer(r *mainPageRecord, asking process, now time.Time) process {
+	for _, o := range r.Openers {
+		fresh := o == d.handed.to && now.Sub(d.handed.at) < mapTime
+		if o != asking && o.alive() && (fresh || hasPage(o, r.Main)) {
+			return o
+		}
+	}
+	return process{}
+}
+
+// record is what is kept on disk of a device.
+func (m *mainJob) record(d *mainDevice) *mainPageRecord {
+	for i := range m.devices {
+		if m.devices[i] == d {
+			return &m.rec.Devices[i]
+		}
+	}
+	return nil
 }
 
 // opened notes a process that may hold the pages, in place of the dead ones.

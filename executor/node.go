@@ -73,6 +73,10 @@ type mainDevice struct {
 	usedHere used // by fill jobs that have ended here
 	trace    *eventTrace
 	record   *recording // nil: off
+	handed   struct {   // the main page, last
+		to process
+		at time.Time
+	}
 }
 
 // want is a fill job that came without an assignment.

@@ -2,7 +2,9 @@ package executor
 
 import (
 	"os"
+	"os/exec"
 	"testing"
+	"time"
 
 	"pipefill"
 	"pipefill/executor/device"
@@ -34,6 +36,47 @@ func TestPick_OnlyWhatTheProcessMayHave(t *testing.T) {
 	}
 	if d := m.pick("", func(device.Device) bool { return false }); d != nil {
 		t.Errorf("none: %+v", d)
+	}
+}
+
+func TestWriter_OnePageHasOne(t *testing.T) {
+	main, err := newMainPage("main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode, err := inodeOf(main.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
+	other, err := readProcess(child.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := readProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	d := &mainDevice{}
+	d.handed.to, d.handed.at = other, now
+	r := &mainPageRecord{Main: inode, Openers: []process{self, other}}
+	if got := d.writer(r, other, now.Add(time.Minute)); got != self {
+		t.Errorf("this process has the page mapped: %+v", got)
+	}
+	if got := d.writer(r, self, now.Add(mapTime/2)); got != other {
+		t.Errorf("the other is about to map it: %+v", got)
+	}
+	if got := d.writer(r, self, now.Add(mapTime)); got != (process{}) {
+		t.Errorf("the other never did: %+v", got)
+	}
+	main.close()
+	if got := d.writer(r, other, now.Add(time.Minute)); got != (process{}) {
+		t.Errorf("this process has closed it: %+v", got)
 	}
 }
 

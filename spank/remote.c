@@ -203,6 +203,32 @@ static void preload(const struct pf_slurm *slurm, const char *library)
 	(void) slurm->set_env(slurm->context, "PIPEFILL_PRELOAD", library);
 }
 
+/* What the plugin says to a job elsewhere is not this node's word: srun hands
+ * the batch script's environment to the tasks of all nodes, and sbatch to the
+ * job that a job submits. */
+static void forget(const struct pf_slurm *slurm)
+{
+	static const char *const names[] = {
+		"PIPEFILL_DIR",	 "PIPEFILL_DEVICES",   "PIPEFILL_MODE",
+		"PIPEFILL_ROLE", "PIPEFILL_MEM_BYTES", "PIPEFILL_DEVICE",
+	};
+	char value[256];
+	size_t i, count = sizeof(names) / sizeof(names[0]);
+
+	/* A trainer may name the device of a task; a fill job's is not its. */
+	if (slurm->get_env(slurm->context, "PIPEFILL_ROLE", value,
+			   sizeof(value)) ||
+	    strcmp(value, "fill"))
+		count--;
+	for (i = 0; i < count; i++) {
+		int unset = slurm->get_env(slurm->context, names[i], value,
+					   sizeof(value));
+
+		if (unset > 0 || (!unset && value[0]))
+			(void) slurm->set_env(slurm->context, names[i], "");
+	}
+}
+
 static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 			const char *text, int deadline_ms)
 {
@@ -337,6 +363,7 @@ void pf_remote_start(const struct pf_slurm *slurm, struct pf_remote *remote,
 	if (item(slurm, PF_ITEM_STEP_ID) == PF_STEP_EXTERN)
 		return;
 	preload(slurm, "");
+	forget(slurm);
 	if (pf_site_run_dir(slurm, &remote->site, remote->run_dir,
 			    sizeof(remote->run_dir))) {
 		pf_say(slurm, "node", "run_dir is too long",

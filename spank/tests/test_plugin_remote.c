@@ -153,6 +153,30 @@ static void test_main_unharmed(const char *what, const char *reply,
 	stop(&d);
 }
 
+/* srun hands the environment of the batch script, of another node, to a task
+ * whose own node has refused it: it must not announce to the other's daemon. */
+static void test_inherited(const char *role, const char *device)
+{
+	struct fake_slurm fake = { 0 };
+	struct pf_slurm slurm = fake_slurm_new(&fake);
+	struct daemon d;
+	struct pf_remote remote;
+
+	start(&d, "none\n", NULL);
+	remote = new_remote(d.dir);
+	fake_set_env(&fake, "PIPEFILL_DIR", "/run/other");
+	fake_set_env(&fake, "PIPEFILL_ROLE", role);
+	fake_set_env(&fake, "PIPEFILL_DEVICE", "cpu:1");
+	pf_remote_start(&slurm, &remote, "");
+	tap_ok(remote.role == PF_ROLE_NONE &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DIR"), "") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DEVICE"), device),
+	       "a refused step forgets what a %s job elsewhere was told",
+	       role);
+	stop(&d);
+}
+
 /* A daemon that is busy may attach the job later: the program asks itself. */
 static void test_main_late(void)
 {
@@ -433,6 +457,8 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	test_main_attaches();
 	test_main_unharmed("no daemon", "ok\n", "/nonexistent");
+	test_inherited("main", "cpu:1");
+	test_inherited("fill", "");
 	test_main_late();
 	test_main_unharmed("garbage", "\x01\x02 no line at all, and long",
 			   NULL);
