@@ -23,21 +23,37 @@ import (
 // plannedFigures are the rows of one setting, by what stands after its name.
 var plannedFigures = []string{": slow-down", ": bubbles filled", ": useful", ": chunks past their deadline", ": chunks past the bubble's end"}
 
-// plannedTime is how long each setting is measured.
-const plannedTime = 40 * time.Second
+// plannedTime is how long each setting is measured with the demo's main job, and
+// longBatch how many times longer the bubbles of the other one are, and its time.
+const (
+	plannedTime = 40 * time.Second
+	demoBatch   = 10
+	longBatch   = 8
+	longTime    = 100 * time.Second
+)
+
+// plannedSetting is one row of the trade-off.
+type plannedSetting struct {
+	setting
+	batch int
+	time  time.Duration
+}
 
 // plannedSettings are the trade-off: a share over 1 lets chunks run to the
 // bubble's real end, a guard keeps them from what is predicted.
-func plannedSettings() []setting {
-	common := []string{"fill_sched: normal", "min_ms: 1", "control: 50%", "budget: 100%"}
-	all := []setting{{name: "planned inference, share 1.3, guard 0 ms", node: append([]string{"share: 1.3", "guard_ms: 0"}, common...)}}
-	for _, ms := range []float64{0, 1, 2, 5} {
-		all = append(all, setting{
-			name: fmt.Sprintf("planned inference, share 1, guard %g ms", ms), node: append([]string{"share: 1", fmt.Sprintf("guard_ms: %g", ms)}, common...),
-		})
+func plannedSettings() (all []plannedSetting) {
+	add := func(bubbles string, batch int, t time.Duration, share, guard float64) {
+		all = append(all, plannedSetting{batch: batch, time: t, setting: setting{
+			name: fmt.Sprintf("planned inference, %s, share %g, guard %g ms", bubbles, share, guard), slowest: 1, filled: 80,
+			node: []string{fmt.Sprintf("share: %g", share), fmt.Sprintf("guard_ms: %g", guard), "fill_sched: normal", "min_ms: 1", "control: 50%", "budget: 100%"},
+		}})
 	}
-	for i := range all {
-		all[i].slowest, all[i].filled = 1, 80
+	for _, ms := range []float64{0, 2, 5, 10} {
+		add("long bubbles", demoBatch*longBatch, longTime, 1, ms)
+	}
+	add("short bubbles", demoBatch, plannedTime, 1.3, 0)
+	for _, ms := range []float64{0, 1, 2, 5} {
+		add("short bubbles", demoBatch, plannedTime, 1, ms)
 	}
 	return all
 }
@@ -69,8 +85,8 @@ func (b *bench) planned(ctx context.Context) error {
 	return nil
 }
 
-func (b *bench) measurePlanned(ctx context.Context, s setting, work **plannedWork) (rows []row, err error) {
-	ctx, cancel := context.WithTimeout(ctx, plannedTime+4*time.Minute)
+func (b *bench) measurePlanned(ctx context.Context, s plannedSetting, work **plannedWork) (rows []row, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.time+4*time.Minute)
 	defer cancel()
 	c, err := cluster.Up(ctx, b.root, slog.New(slog.DiscardHandler), append(s.switches(), "--trace")...)
 	if err != nil {
@@ -94,11 +110,11 @@ func (b *bench) measurePlanned(ctx context.Context, s setting, work **plannedWor
 			return nil, err
 		}
 	}
-	trainer, jobs, err := p.start(ctx, (*work).profile)
+	trainer, jobs, err := p.start(ctx, s.batch, (*work).profile)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.pause(ctx, plannedTime); err != nil {
+	if err := b.pause(ctx, s.time); err != nil {
 		return nil, err
 	}
 	if err := stillRun(ctx, c, jobs); err != nil {
@@ -143,8 +159,8 @@ func (p *planRun) measureAlone(ctx context.Context) (*plannedWork, error) {
 }
 
 // start gets a main job and two fill jobs to the point where both follow a plan.
-func (p *planRun) start(ctx context.Context, profile []byte) (*workload.Trainer, []int64, error) {
-	trainer, err := workload.Train(ctx, p.cluster, p.lib, "train", "--pipefill")
+func (p *planRun) start(ctx context.Context, batch int, profile []byte) (*workload.Trainer, []int64, error) {
+	trainer, err := workload.TrainBatch(ctx, p.cluster, p.lib, "train", batch, "--pipefill")
 	if err == nil {
 		err = trainer.AwaitIterations(ctx, 20)
 	}
@@ -213,8 +229,26 @@ func (p *planRun) lines(i int) (all []planLine) {
 	return all
 }
 
+// bubbleSeconds is the median length of the main job's bubbles, messages that were
+// there at once left out.
+func bubbleSeconds(traces measure.Traces) float64 {
+	var all []int64
+	for _, rank := range traces.Ranks {
+		for _, w := range rank.Waits {
+			if length := w.EndNs - w.BeginNs; length > int64(2*time.Millisecond) {
+				all = append(all, length)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return time.Duration(all[len(all)/2]).Seconds()
+}
+
 // rows are computed over the time in which both jobs followed a plan.
-func (p *planRun) rows(s setting, trainer *workload.Trainer, work *plannedWork) ([]row, error) {
+func (p *planRun) rows(s plannedSetting, trainer *workload.Trainer, work *plannedWork) ([]row, error) {
 	traces, err := measure.ReadTraces(filepath.Join(p.cluster.Dir, "trace"), trainer.Traces)
 	if err != nil {
 		return nil, err
@@ -254,8 +288,8 @@ func (p *planRun) rows(s setting, trainer *workload.Trainer, work *plannedWork) 
 	if err != nil {
 		return nil, err
 	}
-	p.say("  %d samples in passes of %v, %d chunks, %.1f s of bubbles, outside %.1f %%", samples, slices.Sorted(maps.Keys(sizes)), chunks,
-		report.Bubbles.Seconds, 100*report.Bubbles.OutsideSeconds/report.Bubbles.Seconds)
+	p.say("  %d samples in passes of %v, %d chunks, %.1f s of bubbles, each of %.0f ms, outside %.1f %%", samples, slices.Sorted(maps.Keys(sizes)), chunks,
+		report.Bubbles.Seconds, 1e3*bubbleSeconds(traces), 100*report.Bubbles.OutsideSeconds/report.Bubbles.Seconds)
 	m := report.Main
 	all := []row{
 		{Value: m.OverheadPct, N: m.Iterations, Lo: &m.OverheadCI95[0], Hi: &m.OverheadCI95[1]},

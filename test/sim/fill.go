@@ -121,6 +121,21 @@ func (f *filled) read(dirs ...string) error {
 	return err
 }
 
+// each are the figures of the fill jobs one by one.
+func (f *filled) each() ([]measure.Report, error) {
+	var all []measure.Report
+	for i, id := range f.ids {
+		one := f.traces
+		one.Fills = slices.DeleteFunc(slices.Clone(one.Fills), func(t measure.Fill) bool { return t.Job != id })
+		r, err := measure.Compute(one, f.programs[i].IdleSeconds(), measure.FillJobCounts{})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 func (f *filled) usefulPct() float64 { return f.report.Bubbles.UsefulPct }
 
 // completions are the fill jobs' times from submission to end, in s.

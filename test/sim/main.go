@@ -95,6 +95,9 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 	if err != nil {
 		return f, err
 	}
+	if err := c.tell(earlier); err != nil {
+		return f, err
+	}
 	learned, err := c.learn(earlier)
 	if err != nil {
 		return f, err
@@ -109,6 +112,9 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 	if err != nil {
 		return f, err
 	}
+	if err := c.tell(measured); err != nil {
+		return f, err
+	}
 	f.UsefulPct = compare(predicted.usefulPct, measured.usefulPct())
 	f.CompletionS = compare(mean(predicted.completionS), mean(measured.completions()))
 	for i, took := range measured.completions() {
@@ -120,6 +126,20 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 	f.UsefulMet = abs(f.UsefulPct.ErrorPct) <= usefulWithin
 	f.CompletionMet = abs(f.CompletionS.ErrorPct) <= completionWithin && f.MeanJobPct <= completionWithin
 	return f, nil
+}
+
+// tell prints what each fill job of a run had.
+func (c *check) tell(f *filled) error {
+	all, err := f.each()
+	if err != nil {
+		return err
+	}
+	for i, r := range all {
+		span := time.Duration(f.spans[i].EndNs - f.spans[i].BeginNs).Seconds()
+		c.Say("  %s on %s: %.1f s, of these %.1f %% in bubbles, %.1f %% of them filled and %.1f %% useful", f.programs[i].Name, f.devices[i], span,
+			100*r.Bubbles.Seconds/span, r.Bubbles.RecoveredPct, r.Bubbles.UsefulPct)
+	}
+	return nil
 }
 
 // report prints the comparison and writes it down.

@@ -42,6 +42,12 @@ type TrainerResult struct {
 // Train submits a main job that goes on until Stop. options are sbatch's; name
 // tells this job's files from others'.
 func Train(ctx context.Context, c *cluster.Cluster, lib, name string, options ...string) (*Trainer, error) {
+	return TrainBatch(ctx, c, lib, name, 10, options...)
+}
+
+// TrainBatch is Train with so many sequences a micro-batch: the iterations, and
+// their bubbles, are longer by them.
+func TrainBatch(ctx context.Context, c *cluster.Cluster, lib, name string, batch int, options ...string) (*Trainer, error) {
 	dir, err := c.Folder(name)
 	if err != nil {
 		return nil, err
@@ -50,8 +56,8 @@ func Train(ctx context.Context, c *cluster.Cluster, lib, name string, options ..
 	// srun's exports reach the ranks; cores come from the node names, as a main
 	// job without --pipefill is told of no devices.
 	script := fmt.Sprintf("export PYTHONPATH=%[1]s PIPEFILL_LIBRARY=%[1]s/libpipefill.so\n"+
-		"srun --output=%[2]s %[3]s -m pipefill.train --iterations 1000000 --cores 0:1 --rendezvous %[4]s/meet --trace %[5]s --stop-file %[6]s",
-		lib, t.out, python, dir, t.Traces, t.stop)
+		"srun --output=%[2]s %[3]s -m pipefill.train --iterations 1000000 --cores 0:1 --batch %[7]d --rendezvous %[4]s/meet --trace %[5]s --stop-file %[6]s",
+		lib, t.out, python, dir, t.Traces, t.stop, batch)
 	arguments := append([]string{"-p", "main", "-N2", "--ntasks-per-node=1", "-c2", "--mem=1500", "-o", filepath.Join(dir, "batch.out")}, options...)
 	if t.ID, err = c.Submit(ctx, cluster.Trainer, script, arguments...); err != nil {
 		return nil, err
