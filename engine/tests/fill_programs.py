@@ -49,6 +49,48 @@ class TimedGate:
         pass
 
 
+class Clock:
+    """Time that passes only where it is spent, for a pace: its clock, its device and its gate, open for open_s of every period_s."""
+
+    stopping, ahead_s = False, 0.0
+
+    def __init__(self, open_s, period_s):
+        self.open_s, self.period_s = open_s, period_s
+        self.now, self._op, self._begin = 0.0, None, 0.0
+
+    def monotonic(self):
+        return self.now
+
+    clock = monotonic
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def left(self):
+        at = self.now % self.period_s
+        return self.open_s - at if at < self.open_s else -1.0
+
+    def wait(self, need_s=0.0, timeout_s=math.inf):
+        end = self.now + timeout_s
+        while not 0 < self.left() >= need_s:
+            self.now = min(end, (self.now // self.period_s + 1) * self.period_s)
+            if self.now == end:
+                raise TimeoutError
+        return self.left()
+
+    def yield_(self):
+        pass
+
+    def start(self, op):
+        self.finish()
+        self._op, self._begin = op, self.now
+
+    def finish(self):
+        if self._op is not None:
+            self._op.add(self.now - self._begin)
+            self._op = None
+
+
 class PlannedGate(TimedGate):
     """One whose bubbles have the indices 0, 1, ... of so many in turn, and that hands out plans: hand(number, text)."""
 

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import unittest
 import warnings
+from unittest import mock
 
 import fill_programs as programs
 import pipefill
 import torch
-from pipefill.fill.pace import DoesNotFit
+from pipefill.fill.pace import DoesNotFit, Pace
 from torch import nn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -245,6 +246,18 @@ class TestUnusual(unittest.TestCase):
                 pipefill.fill([], **options)
         with self.assertRaisesRegex(ValueError, "accumulate=0: must be a whole number"):
             pipefill.fill.train(nn.Linear(1, 1), [], None, None, accumulate=0)
+
+    def test_iterations_of_seconds(self):
+        clock = programs.Clock(open_s=0.1, period_s=2.0)
+        with mock.patch("pipefill.fill.pace.time", clock):
+            pace = Pace(clock, device=clock)
+            for _ in range(3000):
+                pace.boundary("op")
+                clock.sleep(0.001)
+            pace.pause()
+        # Some 95 ops a bubble, and no bubble is left alone.
+        self.assertEqual((pace.chunks, pace.overruns), (clock.now // clock.period_s + 1, 0))
+        self.assertLess(pace.chunks, 40)
 
     def test_no_warning_for_ordinary_modules(self):
         with warnings.catch_warnings():

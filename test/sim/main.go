@@ -91,7 +91,7 @@ func (c *check) compare(ctx context.Context) (f figures, err error) {
 		return f, err
 	}
 	c.Say("the first run: its bubbles, and how fast each program is in them")
-	earlier, err := c.fill(ctx, "earlier", []int{0, 2, 1, 0, 2, 1})
+	earlier, err := c.fill(ctx, "earlier", []int{0, 2, 1, 0, 2, 1, 0, 2, 1})
 	if err != nil {
 		return f, err
 	}

@@ -87,7 +87,10 @@ class Pace:
     def module(self, name):
         """As boundary(), for an op that does the same each time: a short one becomes part of the op before it."""
         op = self.times[name]
-        if self._merge_short and op.count > _OFTEN and op.median < SHORT_S and self._running:
+        if self._merge_short and op.count > _OFTEN and op.median < SHORT_S and self._running and self._planned(name):
+            # The plan may have it as an op of its own: its profile's times were others.
+            if self.follower is not None:
+                self.follower.ran(name)
             return
         self.boundary(name)
 
@@ -190,7 +193,7 @@ class Pace:
                 return self._wait_in_grace(op)
             if self.stopping:
                 return self._wait_in_grace(op)
-        return self._probe(name, op)
+        return self._probe(name, op, wanted)
 
     def _opened(self, name):
         """A bubble is open: whether the plan lets the op run in it."""
@@ -208,8 +211,8 @@ class Pace:
             return min(wanted, 0.9 * self._longest)
         return wanted
 
-    def _probe(self, name, op):
-        """No bubble was long enough for what op is thought to need: looks at each, and takes one that may do."""
+    def _probe(self, name, op, wanted):
+        """None opened, or none was long enough for what op is thought to need: looks at each, and takes one that may do."""
         longest, seen, opened, begin = 0.0, 0, 0.0, time.monotonic()
         while True:
             try:
@@ -223,6 +226,8 @@ class Pace:
             if left is None:
                 continue
             opened = time.monotonic()
+            if left >= wanted and self._opened(name):
+                return left  # the main job's iterations are just longer than anybody's patience
             fast = op.fast if op.fast is not None else 0.0
             # The quickest of a few runs may have been a slow one: it is run a few times more, late as it is.
             if seen >= 8 and left >= 0.95 * longest and (left >= fast or op.count < _SURE):
