@@ -121,10 +121,9 @@ class Pace:
         self.gate.yield_()
         if self.follower is not None:
             self.gate.at(self.follower.plan.number, *self.follower.at)
-        overrun = now > self._deadline
         self.chunks += 1
-        self.overruns += overrun
-        self.margin.add(overrun)
+        self.overruns += now > self._deadline
+        self.margin.add(now - self._deadline)
         if self.log is not None:
             self.log.append(Chunk(tuple(self._names), self._predicted, took, busy, self._begin_left))
 

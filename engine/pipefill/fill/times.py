@@ -4,7 +4,7 @@
 import collections
 
 # So many runs of an op are remembered, and looked at again after so many new ones.
-_WINDOW = 64
+_WINDOW = 128
 _REVIEW = 8
 # Runs after which their quantiles say something.
 _KNOWN = 3
@@ -20,7 +20,7 @@ class OpTime:
         self._new = 0
         self._profiled = profiled is not None
         self.count = 0
-        # Of the last times: what all but three took (None: unknown), the quickest quarter, the middle.
+        # Of the last times: what all but the slowest took (None: unknown), the quickest quarter, the middle.
         self.need = self.fast = self.median = profiled
 
     def add(self, seconds):
@@ -41,21 +41,26 @@ class OpTime:
             return
         ordered = sorted(self._recent)
         last = len(ordered) - 1
-        # Not the slowest: a run that was disturbed would ask for more than any bubble has.
-        self.need = ordered[last - min(3, last // 8)]
+        # Not the slowest: a run that was disturbed would ask for more than any bubble has. The last op of a chunk is late
+        # where it takes longer than this, so that a lower quantile is as many late chunks.
+        self.need = ordered[last - min(1, last // 16)]
         self.fast, self.median = ordered[last // 4], ordered[last // 2]
 
 
 class Margin:
-    """What is kept free before the deadline so that a wanted share of chunks is late: a quantile found by steps."""
+    """What is kept free before the deadline so that a wanted share of chunks is late: a quantile found by steps (H. Robbins,
+    S. Monro, 1951), which are as long as chunks are late lately."""
 
     def __init__(self, late=0.005, step_s=100e-6, most_s=5e-3):
-        self._late, self._step_s, self._most_s = late, step_s, most_s
+        self._late, self._least_s, self._step_s, self._most_s = late, step_s, step_s, most_s
         self.seconds = step_s
 
-    def add(self, overrun):
-        """Takes in whether a chunk ended after its deadline."""
-        step = (1 - self._late) if overrun else -self._late
+    def add(self, over_s):
+        """Takes in by how many seconds a chunk ended after its deadline; 0 or less: it did not."""
+        if over_s > 0:
+            self._step_s += 0.2 * (min(over_s, self._most_s / 2) - self._step_s)
+            self._step_s = max(self._step_s, self._least_s)
+        step = (1 - self._late) if over_s > 0 else -self._late
         self.seconds = min(max(self.seconds + step * self._step_s, 0.0), self._most_s)
 
 
