@@ -6,10 +6,10 @@
     measure_profile.py run FILE LOG      runs it as a fill job until it is told to end, and appends a line for each chunk to LOG:
                                          {"took", "busy", "high", "middle", "learned"}, seconds: by the clock, of the core, and
                                          as predicted in three ways
-    measure_profile.py report LOG        prints rows of build/bench.json
+    measure_profile.py report LOG MS     prints rows of build/bench.json, of bubbles of so many ms
 
 "high" sums the ops' time_ns, their 99th percentiles, which plans count on; "middle" their medians, from FILE.medians;
-"learned" what the job has learned of its ops by then (the median of an op's last 64 runs).
+"learned" what the job has learned of its ops by then (the median of an op's last 128 runs).
 """
 
 import json
@@ -23,7 +23,7 @@ import torch
 
 BATCH, LENGTH, WIDTH, LAYERS = 4, 64, 256, 6
 # Chunks at the begin of a run, while its caches are cold, and ones with ops that the profile has not: the loop's own.
-SKIPPED = 200
+SKIPPED = 100
 
 
 def model():
@@ -72,7 +72,7 @@ def run(path, log):
             loop.pace.log = []
 
 
-def report(log):
+def report(log, bubble_ms):
     """Prints the rows."""
     with open(log, encoding="utf-8") as file:
         chunks = [json.loads(line) for line in file]
@@ -84,7 +84,7 @@ def report(log):
             off = sorted(100 * abs(chunk[key] / chunk[clock] - 1) for chunk in chunks)
             for name, part, target in (("median", 0.5, 5), ("95th percentile", 0.95, 20)):
                 value = off[int(part * len(off))]
-                print(json.dumps({"name": f"profile: {what} against chunks in bubbles, {of} time, {name} of the differences",
+                print(json.dumps({"name": f"profile: {what} against chunks in bubbles of {bubble_ms} ms, {of} time, {name} of the differences",
                                   "value": value, "unit": "%", "n": len(off), "target": target, "met": value <= target}))
 
 
