@@ -21,6 +21,8 @@ _PROBES = 48
 _PROBE_S = 2.0
 # So many bubbles are left alone because the plan has no room for an op in them, before one is taken all the same.
 _SKIPPED = 64
+# Of the first bubble, what is kept free before its deadline until it is known how late chunks are.
+_MARGIN_SHARE = 0.015
 # So many runs, before what an op takes is sure.
 _SURE = 8
 # The grace of a fill job that is told to end, less what is needed to write its state (executor: two seconds).
@@ -157,6 +159,8 @@ class Pace:
         left = self._wait(name, op)
         if self.follower is not None:
             self.follower.opened(self.gate.bubble())
+        if not self.chunks:
+            self.margin.seconds = _MARGIN_SHARE * left
         self._begin = time.monotonic()
         self._begin_left = left
         self._deadline = self._begin + left
