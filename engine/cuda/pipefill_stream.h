@@ -62,6 +62,9 @@ int pf_stream_holds(const struct pf_stream *handle);
 /* Why bubbles are not announced any more; NULL while they are. */
 const char *pf_stream_failed(const struct pf_stream *handle);
 
+/* Which stage of the pipeline this device computes (pf_stage). */
+void pf_stream_stage(struct pf_stream *handle, uint32_t stage);
+
 const char *pf_stream_device(const struct pf_stream *handle);
 void pf_stream_figures(const struct pf_stream *handle,
 		       struct pf_stream_figures *figures);

@@ -492,6 +492,12 @@ const char *pf_stream_device(const struct pf_stream *s)
 	return s ? pf_device(s->main) : NULL;
 }
 
+void pf_stream_stage(struct pf_stream *s, uint32_t stage)
+{
+	if (s)
+		pf_stage(s->main, stage); /* one store, from any thread */
+}
+
 void pf_stream_figures(const struct pf_stream *s,
 		       struct pf_stream_figures *figures)
 {

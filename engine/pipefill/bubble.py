@@ -5,13 +5,16 @@ A trainer opens one Main a device, calls begin and end around each wait, and ite
 Without a library or a node daemon every call does nothing.
 """
 
+import contextlib
 import ctypes
 import enum
 import functools
+import time
 
 from . import _lib
 
 INDICES = 256  # bubbles of one iteration that can be told apart (PF_LEARN_INDICES)
+PHASE = INDICES - 1  # the index of phases; an engine with that many bubbles loses nothing but their lengths
 
 
 class Kind(enum.IntEnum):
@@ -30,18 +33,39 @@ class Kind(enum.IntEnum):
 
 
 class Work(enum.IntEnum):
-    """What a stage computes; the numbers of enum pf_work."""
+    """What a stage does; the numbers of enum pf_work. EVALUATION and CHECKPOINT are phases, which are never offered."""
 
     FORWARD = 0
     BACKWARD = 1
     STEP = 2
+    EVALUATION = 3
+    CHECKPOINT = 4
+
+
+NO_MICRO_BATCH = 0xffffffff  # PF_NO_MICRO_BATCH
+
+
+class Phases:
+    """What a Main announces besides bubbles."""
+
+    @contextlib.contextmanager
+    def phase(self, work):
+        """An evaluation or a checkpoint: time that reports count as Other, and that timelines name."""
+        begin_ns = time.monotonic_ns()
+        self.announcer(Kind.OTHER, PHASE)()
+        try:
+            yield
+        finally:
+            self.end()
+            if self.recording():
+                self.work(work, NO_MICRO_BATCH, begin_ns)
 
 
 def _nothing(*_):
     """What an absent library does."""
 
 
-class Main:
+class Main(Phases):
     """One device of a main job.
 
     device: "cpu:0-3", "gpu:<uuid>", a local rank in digits, or None for this process's own.
@@ -50,6 +74,7 @@ class Main:
     within an iteration and the same in each. One thread at a time.
     stage(number): which stage of the pipeline this is. recording(): whether the node records a timeline; only then
     work(Work, micro_batch, begin_ns) notes what was computed from then (CLOCK_MONOTONIC) until now.
+    phase(Work.EVALUATION), phase(Work.CHECKPOINT): around one, with `with`; no begin and end within it.
     """
 
     holds = False

@@ -12,12 +12,11 @@ from . import links as transport
 from . import model as models
 from . import schedule as schedules
 from . import trace as traces
-from .bubble import Work
+from .bubble import NO_MICRO_BATCH, Work
 from .schedule import Op
 
 _TAG_GOING_ON = 3 << 16
 _WORK = {Op.FORWARD: Work.FORWARD, Op.BACKWARD: Work.BACKWARD, Op.STEP: Work.STEP}
-_NO_MICRO_BATCH = 0xffffffff  # PF_NO_MICRO_BATCH
 
 
 class PipelineEngine:
@@ -101,7 +100,7 @@ class PipelineEngine:
             self.trace.instruction(self.iterations, instruction.op.value, instruction.micro_batch, begin_ns,
                                    traces.now_ns())
         if self._recording and instruction.op in _WORK:
-            micro_batch = instruction.micro_batch if instruction.micro_batch >= 0 else _NO_MICRO_BATCH
+            micro_batch = instruction.micro_batch if instruction.micro_batch >= 0 else NO_MICRO_BATCH
             self.announce.work(_WORK[instruction.op], micro_batch, begin_ns)
 
     def _post_receives(self, going_on):

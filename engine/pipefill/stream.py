@@ -9,7 +9,7 @@ is announced, and nothing held, where the driver or a call fails.
 import ctypes
 import os
 
-from .bubble import INDICES
+from .bubble import INDICES, Phases
 
 _SIGNATURES = {
     "pf_stream_open": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]),
@@ -21,6 +21,7 @@ _SIGNATURES = {
     "pf_stream_holds": (ctypes.c_int, [ctypes.c_void_p]),
     "pf_stream_failed": (ctypes.c_char_p, [ctypes.c_void_p]),
     "pf_stream_device": (ctypes.c_char_p, [ctypes.c_void_p]),
+    "pf_stream_stage": (None, [ctypes.c_void_p, ctypes.c_uint32]),
     "pf_stream_figures": (None, [ctypes.c_void_p, ctypes.c_void_p]),
     "pf_stream_close": (None, [ctypes.c_void_p]),
     "pf_stream_why": (ctypes.c_char_p, []),
@@ -51,7 +52,7 @@ def load():
     return library
 
 
-class Main:
+class Main(Phases):
     """One GPU of a main job. stream: a function that returns the current stream as a CUstream in an integer.
 
     As bubble.Main otherwise. why says why nothing is announced, None while it is.
@@ -120,8 +121,10 @@ class Main:
         if self._handle is not None:
             self._library.pf_stream_iteration(self._handle, self._stream())
 
-    def stage(self, _number):
-        """As bubble.Main.stage: not told."""
+    def stage(self, number):
+        """As bubble.Main.stage."""
+        if self._handle is not None:
+            self._library.pf_stream_stage(self._handle, number)
 
     def recording(self):
         """False: when the program gets to its work is not when the device does."""

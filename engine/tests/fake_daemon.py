@@ -14,13 +14,13 @@ import threading
 MAIN_SIZE, CONTROL_SIZE, FILL_SIZE = 65536, 4096, 4096
 _HEADS = ((MAIN_SIZE, 0x314d4650), (CONTROL_SIZE, 0x31434650), (FILL_SIZE, 0x31464650))
 _EVENT = struct.Struct("=6Q3I4x")
-OFFERED, CONTROL, SHORT, ITERATION = 1, 2, 4, 8
+OFFERED, CONTROL, SHORT, ITERATION, WORK = 1, 2, 4, 8, 16
 
 
 class FakeDaemon:
-    """Listens in dir until closed; enabled: bubbles that are learned are offered."""
+    """Listens in dir until closed; enabled: bubbles that are learned are offered; records: work is announced too."""
 
-    def __init__(self, device="cpu:0", enabled=True, min_ns=100_000):
+    def __init__(self, device="cpu:0", enabled=True, min_ns=100_000, records=False):
         self._reply = f"ok\ndevice={device}\nmode=chunked\nassignment=7".encode()
         self._events, self._read = [], 0
         self.plan = None
@@ -30,6 +30,7 @@ class FakeDaemon:
         self.main, self.control, self.fill = self._pages
         # enabled, wake, share_ppm, control_ppm, seed, guard_ns, min_ns, beat_ns (never stale), assignment
         struct.pack_into("=4I5Q", self.control, 16, int(enabled), 1, 900_000, 0, 1, 100_000, min_ns, 1 << 62, 7)
+        struct.pack_into("=I", self.control, 84, int(records))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.path.join(self.dir, "gate.sock"))
         self._listener.listen()
@@ -100,8 +101,12 @@ class FakeDaemon:
         """For how long the fill job's chunks ran."""
         return struct.unpack_from("=Q", self.fill, 48)[0]
 
+    def stage(self):
+        """Which stage the main side has said that it is, -1: it has not."""
+        return struct.unpack_from("=I", self.main, 152)[0] - 1
+
     def events(self):
-        """The main side's finished bubbles and marks: dicts, oldest first. The page holds 1008 at a time; call it more
+        """The main side's finished bubbles, marks and work: dicts, oldest first. The page holds 1008 at a time; call it more
         often where there are more."""
         head = struct.unpack_from("=Q", self.main, 136)[0]
         names = ("seq", "iteration", "begin_ns", "end_ns", "deadline_ns", "free_bytes", "index", "kind", "flags")

@@ -7,6 +7,7 @@ import tempfile
 import unittest
 from unittest import mock
 
+import fake_daemon
 from pipefill import _lib, bubble, gate
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -69,6 +70,22 @@ class TestBuilt(unittest.TestCase):
         self.assertIn("PIPEFILL_DIR", main.why)
         fill = gate.Fill(library=library)
         self.assertIn("no fill job", fill.why)
+
+    def test_phases(self):
+        for records in (False, True):
+            daemon = fake_daemon.FakeDaemon(records=records)
+            self.addCleanup(daemon.close)
+            with mock.patch.dict(os.environ, daemon.environment("main")):
+                main = bubble.Main(library=_lib.Library(BUILT))
+            self.assertTrue(main.attached, main.why)
+            main.stage(2)
+            with self.assertRaisesRegex(KeyError, "theirs"), main.phase(bubble.Work.CHECKPOINT):
+                raise KeyError("theirs")
+            main.close()
+            events = [(e["kind"], e["index"], e["flags"]) for e in daemon.events()]
+            phase, name = (bubble.Kind.OTHER, bubble.PHASE, 0), (bubble.Work.CHECKPOINT, bubble.NO_MICRO_BATCH, fake_daemon.WORK)
+            self.assertEqual(events, [phase, name] if records else [phase])
+            self.assertEqual(daemon.stage(), 2)
 
     def test_version(self):
         with open(os.path.join(ROOT, "VERSION"), encoding="ascii") as file:

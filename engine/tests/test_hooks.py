@@ -6,14 +6,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
 import types
 import unittest
 import warnings
 from unittest import mock
 
 from pipefill import hooks, schedule
-from pipefill.bubble import Kind
-from pipefill.hooks import versions, waits
+from pipefill.bubble import NO_MICRO_BATCH, PHASE, Kind, Phases, Work
+from pipefill.hooks import checkpoints, versions, waits
 from pipefill.hooks.waits import BACKWARD, FORWARD, RECV_B, RECV_F, SEND
 
 BUILT = os.path.join(os.environ.get("BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
@@ -21,13 +23,13 @@ BUILT = os.path.join(os.environ.get("BUILD", os.path.join(os.path.dirname(os.pat
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-class FakeMain:
+class FakeMain(Phases):
     """A bubble.Main that writes down what it is told, and fails where it is told to."""
 
     holds = False
 
-    def __init__(self, failing=()):
-        self.calls, self.failing = [], failing
+    def __init__(self, failing=(), records=False):
+        self.calls, self.failing, self.records, self.begun_ns = [], failing, records, []
 
     def _call(self, name, *values):
         if name in self.failing:
@@ -44,6 +46,16 @@ class FakeMain:
 
     def iteration(self):
         self._call("iteration")
+
+    def stage(self, number):
+        self._call("stage", number)
+
+    def recording(self):
+        return self.records
+
+    def work(self, work, micro_batch, begin_ns):
+        self._call("work", work, micro_batch)
+        self.begun_ns.append(begin_ns)
 
     def close(self):
         self._call("close")
@@ -182,8 +194,19 @@ class TestWaits(unittest.TestCase):
         self.iterate(hook)
         self.iterate(hook, "eval", ((RECV_F,),), training=False)
         self.iterate(hook, "eval", ((RECV_F,),), training=False)
-        self.assertEqual(sum(call[0] == "iteration" for call in main.calls), 1)
-        self.assertEqual([call[1] for call in main.calls if call[0] == "begin"], [Kind.OTHER])
+        main.calls.clear()
+        self.iterate(hook)
+        self.assertEqual(main.calls, [("iteration",), ("begin", Kind.FILL_DRAIN, 0), ("end",),
+                                      ("begin", Kind.FWD_BWD, 1), ("end",)])
+
+    def test_no_bubble_has_the_index_of_phases(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        for _ in range(3):
+            self.iterate(hook, words=((RECV_F,),) * 300 + ((RECV_B,),) * 300)
+        begun = [call[2] for call in main.calls if call[0] == "begin"]
+        self.assertGreater(len(begun), 500)
+        self.assertNotIn(PHASE, begun)
 
     def test_nested_waits_are_one(self):
         main = FakeMain()
@@ -232,6 +255,216 @@ class TestWaits(unittest.TestCase):
         hook.iteration("a")
         with self.assertWarns(RuntimeWarning):
             self.assertEqual(hook.around(lambda x: x, lambda x: x.nonsense)(3), 3)
+
+
+class TestPhases(unittest.TestCase):
+    """Evaluations and checkpoints: announced as OTHER, whole."""
+
+    PHASE = [("begin", Kind.OTHER, PHASE), ("end",)]
+
+    def test_is_announced_without_the_waits_in_it(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        evaluate = hook.during(hook.around(lambda x: x + 1, (RECV_F,)), Work.EVALUATION)
+        for _ in range(3):
+            hook.iteration("eval", training=False)
+            self.assertEqual(evaluate(1), 2)
+        self.assertEqual(main.calls, self.PHASE * 3)
+
+    def test_only_the_outermost(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        hook.iteration("a")
+        main.calls.clear()
+        save = hook.during(lambda: 5, Work.CHECKPOINT)
+        self.assertEqual(hook.during(save, Work.CHECKPOINT)(), 5)
+        self.assertEqual(main.calls, self.PHASE)
+
+    def test_not_before_the_first_iteration_nor_in_a_wait_nor_beside_training(self):
+        main = FakeMain()
+        hook = waits.Waits()
+        save = hook.during(lambda: 5, Work.CHECKPOINT)
+        self.assertEqual(save(), 5)
+        self.assertIsNone(hook.main, "a program that only saves opens nothing")
+        hook.main = main
+        hook.iteration("a")
+        main.calls.clear()
+        self.assertEqual(hook.around(save, (RECV_F,))(), 5)
+        self.assertEqual(main.calls, [("end",)], "of the wait")
+        main.calls.clear()
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+        self.assertEqual(main.calls, [])
+
+    def test_ends_what_goes_on(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        for _ in range(4):
+            hook.iteration("a")
+            for word in ((SEND,), (RECV_B,)):
+                hook.begin(word)
+                hook.end()
+        hook.iteration("a")
+        hook.begin((SEND,))
+        hook.end()  # one bubble with what is to come
+        main.calls.clear()
+        hook.during(lambda: None, Work.CHECKPOINT)()
+        self.assertEqual(main.calls, [("end",)] + self.PHASE)
+
+    def test_an_iteration_goes_on_after_a_save_in_its_middle(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        save = hook.during(lambda: None, Work.CHECKPOINT)
+        for _ in range(3):
+            main.calls.clear()
+            hook.iteration("a")
+            for word in ((RECV_F,), (RECV_B,)):
+                hook.begin(word)
+                hook.end()
+                save()
+        self.assertEqual(main.calls, [("iteration",), ("begin", Kind.FILL_DRAIN, 0), ("end",), *self.PHASE,
+                                      ("begin", Kind.FWD_BWD, 1), ("end",), *self.PHASE])
+
+    def test_what_it_raises_comes_through_and_what_ours_raises_does_not(self):
+        def broken():
+            raise KeyError("theirs")
+
+        main = FakeMain()
+        hook = waits.Waits(main)
+        hook.iteration("a")
+        main.calls.clear()
+        with self.assertRaisesRegex(KeyError, "theirs"):
+            hook.during(broken, Work.CHECKPOINT)()
+        self.assertEqual(main.calls, self.PHASE)
+        self.assertIsNone(hook.off)
+        for failing in ("announcer", "begin", "end"):
+            hook = waits.Waits(FakeMain({failing}))
+            hook.iteration("a")
+            with self.assertWarnsRegex(RuntimeWarning, "training goes on"):
+                self.assertEqual(hook.during(lambda: 5, Work.EVALUATION)(), 5)
+            self.assertIn("fails", hook.off)
+
+    def test_checkpoints_of_what_was_imported_before(self):
+        def save():
+            return "saved"
+
+        main = FakeMain()
+        hook = waits.Waits(main)
+        name, above = "megatron.core.dist_checkpointing.serialization", types.SimpleNamespace(save=save)
+        module = types.SimpleNamespace(__name__=name, save=save)
+        with mock.patch.dict(sys.modules, {"megatron.core.dist_checkpointing": above}):
+            checkpoints.install(module, hook)
+        hook.iteration("a")
+        main.calls.clear()
+        self.assertEqual((module.save(), above.save()), ("saved", "saved"))
+        self.assertEqual(main.calls, self.PHASE * 2)
+        with self.assertRaisesRegex(AttributeError, "it has no save"):
+            checkpoints.install(types.SimpleNamespace(__name__=name), hook)
+
+
+class TestNotes(unittest.TestCase):
+    """What is computed, for timelines."""
+
+    def run_iteration(self, records, failing=()):
+        main = FakeMain(failing, records)
+        hook = waits.Waits(main)
+        forward = hook.notes.around(lambda _, chunk=None: chunk, Work.FORWARD, lambda _, chunk=None: chunk)
+        backward = hook.notes.around(lambda: None, Work.BACKWARD)
+        hook.iteration("a", stage=lambda: 3)
+        for chunk in (7, 8):
+            self.assertEqual(forward(self, chunk), chunk)
+            backward()
+        return hook, main
+
+    def test_only_while_the_node_records(self):
+        hook, main = self.run_iteration(records=False)
+        self.assertEqual(main.calls, [("stage", 3), ("iteration",)])
+        main.records = True
+        hook.notes.around(lambda: None, Work.BACKWARD)()
+        self.assertEqual(len(main.calls), 2, "it is asked once an iteration")
+
+    def test_micro_batches_are_told_or_counted(self):
+        before_ns = time.monotonic_ns()
+        hook, main = self.run_iteration(records=True)
+        works = [("work", Work.FORWARD, 7), ("work", Work.BACKWARD, 0), ("work", Work.FORWARD, 8), ("work", Work.BACKWARD, 1)]
+        self.assertEqual(main.calls, [("stage", 3), ("iteration",), *works])
+        self.assertTrue(all(before_ns <= ns <= time.monotonic_ns() for ns in main.begun_ns))
+        hook.iteration("a", stage=lambda: 3)
+        hook.notes.around(lambda: None, Work.BACKWARD)()
+        self.assertEqual(main.calls[-2:], [("iteration",), ("work", Work.BACKWARD, 0)], "counted from 0 again")
+        hook.close()
+
+    def test_phases_have_names(self):
+        main = FakeMain(records=True)
+        hook = waits.Waits(main)
+        hook.iteration("a")
+        hook.during(lambda: None, Work.CHECKPOINT)()
+        self.assertEqual(main.calls[-1], ("work", Work.CHECKPOINT, NO_MICRO_BATCH))
+        hook.close()
+
+    def test_optimizer_steps(self):
+        before, after = {}, {}
+
+        def register(hooks):
+            def add(hook):
+                number = len(hooks)
+                hooks[number] = hook
+                return types.SimpleNamespace(remove=lambda: hooks.pop(number))
+            return add
+
+        optimizer = types.SimpleNamespace(register_optimizer_step_pre_hook=register(before),
+                                          register_optimizer_step_post_hook=register(after))
+
+        def step(inner=lambda: None):
+            for hook in before.values():
+                hook(None, (), {})
+            inner()
+            for hook in after.values():
+                hook(None, (), {})
+
+        main = FakeMain(records=True)
+        hook = waits.Waits(main)
+        with mock.patch.dict(sys.modules, {"torch": types.ModuleType("torch"), "torch.optim.optimizer": optimizer}):
+            for _ in range(2):
+                hook.iteration("a")
+                step(step)  # an engine's own around torch's
+        self.assertEqual(main.calls, [("iteration",), ("work", Work.STEP, NO_MICRO_BATCH)] * 2)
+        self.assertEqual((len(before), len(after)), (1, 1), "registered once")
+        main.records = False
+        hook.iteration("a")
+        step()
+        self.assertEqual(main.calls[-1], ("iteration",))
+        with self.assertWarnsRegex(RuntimeWarning, "a reason"):
+            hook.switch_off("a reason")
+        self.assertEqual((before, after), ({}, {}))
+
+    def test_a_torch_without_hooks_around_steps(self):
+        main = FakeMain(records=True)
+        hook = waits.Waits(main)
+        with mock.patch.dict(sys.modules, {"torch": types.ModuleType("torch"), "torch.optim.optimizer": types.ModuleType("o")}):
+            hook.iteration("a")
+        self.assertIsNone(hook.off)
+        self.assertEqual(main.calls, [("iteration",)])
+
+    def test_what_ours_raises_does_not_come_through(self):
+        for failing in ("work", "recording"):
+            with self.assertWarnsRegex(RuntimeWarning, "training goes on"):
+                main = FakeMain({failing}, records=True)
+                if failing == "recording":
+                    main.recording = None
+                hook = waits.Waits(main)
+                hook.iteration("a")
+                self.assertEqual(hook.notes.around(lambda: 5, Work.FORWARD)(), 5)
+            self.assertIsNotNone(hook.off)
+            self.assertFalse(hook.notes.recording)
+
+    def test_a_stage_that_cannot_be_told(self):
+        main = FakeMain()
+        hook = waits.Waits(main)
+        hook.iteration("a", stage=lambda: {}["stage"])
+        self.assertEqual(main.calls, [("iteration",)])
+        self.assertIsNone(hook.off)
 
 
 class TestVersions(unittest.TestCase):

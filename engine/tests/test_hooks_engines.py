@@ -15,11 +15,14 @@ class TestEngines(Announced):
 
     def train(self, program):
         plain = pipeline.run(program, 4, STEPS, "OUT", hooked=False)
-        filled = pipeline.run(program, 4, STEPS, "OUT", fill=True)
+        filled = pipeline.run(program, 4, STEPS, "OUT", fill=True, records=True)
         for name, run in filled.items():
             with self.subTest(name):
                 self.check_same(plain[name], run, program)
                 self.check_announced(run, f"{program}, {name}")
+                self.check_noted(run, 4, 2 if "with_interleaving" in name else 1)
+                self.check_phases(run)
+                self.assertEqual([len(one) for one in run.phases], [2, 2])
                 for a, b in zip(plain[name].ranks, run.ranks):
                     # NeMo's timers are called as ever, and are its own again afterwards.
                     self.assertEqual((a.get("timed"), a.get("kept")), (b.get("timed"), b.get("kept")))

@@ -4,14 +4,17 @@
 Each run goes against a trace that an independent harness (engines/tracer.py) takes below the hook.
 """
 
+import bisect
 import os
 import statistics
 import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "engines"))
+import fake_daemon
 import pipeline
 import report
+from pipefill.bubble import NO_MICRO_BATCH, PHASE, Kind, Work
 
 STEPS = 50
 ONE_STAGE = ["ScheduleGPipe:4", "Schedule1F1B:4"]
@@ -31,6 +34,35 @@ class Announced(unittest.TestCase):
         for rank, figures in enumerate(run.figures()):
             say(f"{name}, rank {rank}: {figures}")
             self.assertGreaterEqual(figures.covered, 0.95, f"{name}, rank {rank}")
+
+    def check_noted(self, run, micro_batches, chunks):
+        """What each rank computed is noted: all of it, and nothing while it waits."""
+        self.assertEqual(run.stages, list(range(len(run.ranks))))
+        for rank in range(len(run.ranks)):
+            bubbles = sorted((e["begin_ns"], e["end_ns"]) for e in run.bubbles(rank))
+            work = run.work(rank)
+            for e in work:
+                at = bisect.bisect(bubbles, (e["end_ns"], 0))
+                self.assertFalse(at and bubbles[at - 1][1] > e["begin_ns"], f"rank {rank} computes {e} and waits {bubbles[at - 1]}")
+            last = max(e["iteration"] for e in work)  # its optimizer step comes after it
+            for iteration in sorted({e["iteration"] for e in work} - {last}):
+                noted = [(e["kind"], e["index"]) for e in work if e["iteration"] == iteration]
+                self.assertEqual(noted.count((Work.STEP, NO_MICRO_BATCH)), 1, f"rank {rank}: {noted}")
+                for kind in (Work.FORWARD, Work.BACKWARD):
+                    numbers = sorted(index for one, index in noted if one == kind)
+                    self.assertIn(numbers, (sorted([*range(micro_batches)] * chunks), [*range(micro_batches * chunks)]), f"rank {rank}: {noted}")
+
+    def check_phases(self, run):
+        """Evaluations and checkpoints are announced as what is never offered, and nothing else in them."""
+        for rank, phases in enumerate(run.phases):
+            for (name, begin, end), events in zip(run.ranks[rank]["phases"], phases):
+                bubbles = [e for e in events if not e["flags"] & (fake_daemon.ITERATION | fake_daemon.WORK)]
+                self.assertEqual([(e["kind"], e["index"]) for e in bubbles], [(Kind.OTHER, PHASE)], f"rank {rank}, {name}")
+                self.assertLessEqual(bubbles[0]["end_ns"], end)
+                say(f"rank {rank}, {name}: {(end - begin) / 1e6:.1f} ms, announced {(bubbles[0]['end_ns'] - bubbles[0]['begin_ns']) / 1e6:.1f}")
+                if any(e["flags"] & fake_daemon.WORK for e in events):
+                    noted = next(e["kind"] for e in events if e["flags"] & fake_daemon.WORK and e["index"] == NO_MICRO_BATCH)
+                    self.assertEqual(noted, Work[name.upper()])
 
     def check_same(self, a, b, name):
         """Both have trained to the same bits."""
@@ -52,14 +84,18 @@ class TestTorchPipelining(Announced):
         several += ["torchtitan.Schedule1F1B:4", "torchtitan.ScheduleInterleaved1F1B:4"]
         plain = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several, "--cure", hooked=False)
         hooked = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, *several)
-        filled = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, fill=True)
+        filled = pipeline.run("torch_rank.py", "OUT", STEPS, *ONE_STAGE, "ScheduleInterleaved1F1B:4", fill=True, records=True)
         for name, run in hooked.items():
             with self.subTest(name):
                 self.check_same(plain[name], run, name)
                 self.check_announced(run, name)
+                self.check_phases(run)
+        self.assertEqual([len(one) for one in hooked[ONE_STAGE[0]].phases], [3, 3])
         for name, run in filled.items():
             with self.subTest(name + ", filled"):
                 self.check_same(plain[name], run, name)
+                self.check_noted(run, 4, 2 if "Interleaved" in name else 1)
+                self.check_phases(run)
                 for rank, ran_ns in enumerate(run.filled_ns):
                     self.assertGreater(ran_ns, 0, f"rank {rank}")
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 import fake_daemon
 from pipefill import stream
-from pipefill.bubble import Kind
+from pipefill.bubble import Kind, Work
 from pipefill.hooks import memory, torch_pipelining, waits
 from pipefill.hooks.waits import BACKWARD, FORWARD, RECV_B, RECV_F, SEND
 
@@ -68,6 +68,14 @@ class TestStream(unittest.TestCase):
         self.assertEqual((bubble["kind"], bubble["index"], bubble["free_bytes"]), (Kind.FWD_BWD, 3, 5 << 20))
         self.assertGreaterEqual(bubble["begin_ns"], began_ns + 30 * MS)
         self.assertEqual(main.figures().announced, 1)
+        with main.phase(Work.EVALUATION):
+            self.kernel(20 * MS)
+        main.iteration()
+        self.settle(2)
+        phase = [e for e in self.daemon.events() if e["kind"] == Kind.OTHER][0]
+        self.assertGreaterEqual(phase["end_ns"] - phase["begin_ns"], 19 * MS, "as long as the device takes")
+        main.stage(3)
+        self.assertEqual(self.daemon.stage(), 3)
         main.close()
         self.assertFalse(main.attached)
         begin()
@@ -168,6 +176,9 @@ class HoldingMain:
 
     def iteration(self):
         self.calls.append(("iteration",))
+
+    def recording(self):
+        return False
 
     def close(self):
         pass

@@ -108,6 +108,8 @@ static void test_order(void)
 	tap_ok(s != NULL, "opens (%s)", s ? "yes" : pf_stream_why());
 	tap_ok(pf_stream_holds(s) && !pf_stream_failed(s), "and can hold");
 	tap_ok(!strcmp(pf_stream_device(s), "cpu:0"), "and has the device");
+	pf_stream_stage(s, 3);
+	tap_ok(d.main->stage == 4, "and says its stage");
 	receive_ns = 100 * MS; /* longer than a busy machine is away */
 	enqueued_ns = fake_now();
 	iterate(s, stream, 0, &computed_ns, &received_ns);

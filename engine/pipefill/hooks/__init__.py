@@ -17,6 +17,12 @@ HOOKS = {
     "megatron.core.pipeline_parallel.schedules": "megatron",
 }
 
+# What writes checkpoints, hooked by checkpoints.py, so that this time which is never offered is seen.
+WRITERS = ("torch.serialization", "torch.distributed.checkpoint.state_dict_saver",
+           "megatron.core.dist_checkpointing.serialization")
+
+_MODULES = HOOKS | dict.fromkeys(WRITERS, "checkpoints")
+
 _hooked = {}  # module name -> why it is left alone, "" if it is hooked
 
 
@@ -25,15 +31,15 @@ def hook(name):
     if name in _hooked:
         return _hooked[name]
     try:
-        ours = importlib.import_module("." + HOOKS[name], __name__)
-        why = ours.KNOWN.objection()
+        ours = importlib.import_module("." + _MODULES[name], __name__)
+        why = ours.KNOWN.objection() if ours.KNOWN is not None else ""
         if not why:
             ours.install(sys.modules[name])
     except Exception as err:  # pylint: disable=broad-except
         why = f"{name} is not as expected: {type(err).__name__}: {err}"
     _hooked[name] = why
     if why:
-        _warn(f"pipefill: bubbles are not announced: {why}")
+        _warn(f"pipefill: {'bubbles' if name in HOOKS else 'checkpoints'} are not announced: {why}")
     return why
 
 
@@ -52,7 +58,7 @@ class _Finder:
 
     def find_spec(self, name, path=None, target=None):
         """As importlib.abc.MetaPathFinder.find_spec."""
-        if name not in HOOKS or name in self._finding:
+        if name not in _MODULES or name in self._finding:
             return None
         self._finding.add(name)
         try:
@@ -75,10 +81,10 @@ class _Finder:
 
 
 def enable():
-    """Hooks each supported engine when it is imported, and those that are already."""
+    """Hooks each supported engine, and what writes checkpoints, when it is imported, and those that are already."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    for name in HOOKS:
+    for name in _MODULES:
         if name in sys.modules:
             hook(name)
 

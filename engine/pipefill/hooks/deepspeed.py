@@ -7,6 +7,7 @@ stage's cool-down is in none of them: it waits where the loss is handed round th
 
 import functools
 
+from ..bubble import Work
 from . import waits as _waits
 from .versions import Known
 
@@ -14,7 +15,9 @@ KNOWN = Known("DeepSpeed", "deepspeed.git_version_info", "version", (0, 12, 2), 
 
 _WAITS = {"RecvActivation": (_waits.RECV_F,), "RecvGrad": (_waits.RECV_B,)}
 _SENDS = ("SendActivation", "SendGrad")
-_NOTES = {"ForwardPass": _waits.FORWARD, "BackwardPass": _waits.BACKWARD}
+_NOTES = {"ForwardPass": (_waits.FORWARD, Work.FORWARD), "BackwardPass": (_waits.BACKWARD, Work.BACKWARD)}
+# The engine's methods in which nothing is offered. eval_batch is more than its schedule: losses go round after it.
+_PHASES = {"eval_batch": Work.EVALUATION, "inference_batch": Work.EVALUATION, "save_checkpoint": Work.CHECKPOINT}
 
 
 def install(engine, waits=None):
@@ -25,9 +28,10 @@ def install(engine, waits=None):
     for name, words in _WAITS.items():
         instruction = getattr(schedule, name)
         instructions[instruction] = waits.around(instructions[instruction], words, alone=True)
-    for name, word in _NOTES.items():
+    for name, (word, work) in _NOTES.items():
         instruction = getattr(schedule, name)
-        instructions[instruction] = _noting(waits, instructions[instruction], word)
+        # Micro-batches are counted: the instruction has the number of a buffer.
+        instructions[instruction] = _noting(waits, waits.notes.around(instructions[instruction], work), word)
     for name in _SENDS:
         instruction = getattr(schedule, name)
         instructions[instruction] = _sending(waits, instructions[instruction])
@@ -35,6 +39,9 @@ def install(engine, waits=None):
     cls._INSTRUCTION_MAP = instructions
     cls._exec_schedule = _executing(waits, execute, schedule.TrainSchedule)
     cls._aggregate_total_loss = waits.around(aggregate, _flush)
+    for name, work in _PHASES.items():
+        if callable(getattr(cls, name, None)):
+            setattr(cls, name, waits.during(getattr(cls, name), work))
 
 
 def _flush(engine):
@@ -63,10 +70,13 @@ def _sending(waits, original):
 
 
 def _executing(waits, original, training):
+    evaluating = waits.during(original, Work.EVALUATION)  # where it was not eval_batch that called
+
     @functools.wraps(original)
     def execute(self, pipe_schedule, *args, **kwargs):
         key = (id(self), type(pipe_schedule).__name__, getattr(pipe_schedule, "micro_batches", 0))
-        waits.iteration(key, isinstance(pipe_schedule, training))
-        return original(self, pipe_schedule, *args, **kwargs)
+        trains = isinstance(pipe_schedule, training)
+        waits.iteration(key, trains, lambda: self.stage_id)
+        return (original if trains else evaluating)(self, pipe_schedule, *args, **kwargs)
 
     return execute

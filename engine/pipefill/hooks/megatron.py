@@ -9,7 +9,9 @@ posting only: there the handles are wrapped.
 
 import functools
 import importlib
+import time
 
+from ..bubble import Work
 from . import waits as _waits
 from .versions import Known
 
@@ -30,6 +32,8 @@ _TIMERS = {
     "forward-compute": ((_waits.FORWARD,), ()),
     "backward-compute": ((_waits.BACKWARD,), ()),
 }
+# Which of them bracket computing.
+_WORK = {"forward-compute": Work.FORWARD, "backward-compute": Work.BACKWARD}
 
 
 _P2P = "megatron.core.pipeline_parallel.p2p_communication"
@@ -51,15 +55,18 @@ def install(schedules, waits=None, p2p=None):
 
 
 def _running(waits, original, get_config):
+    evaluating = waits.during(original, Work.EVALUATION)
+
     @functools.wraps(original)
     def run(*args, **kwargs):
         config = waits.safely(_begin, waits, original.__name__, get_config, kwargs)
+        schedule = evaluating if kwargs.get("forward_only", False) else original
         if config is None:
-            return original(*args, **kwargs)
+            return schedule(*args, **kwargs)
         before = config.timers
         config.timers = Timers(waits, before, bool(getattr(config, "overlap_p2p_comm", False)))
         try:
-            return original(*args, **kwargs)
+            return schedule(*args, **kwargs)
         finally:
             config.timers = before
 
@@ -70,8 +77,12 @@ def _begin(waits, name, get_config, arguments):
     """Marks the iteration; returns the model's config."""
     model = arguments["model"]  # Megatron's schedules take keywords only
     config = get_config(model[0] if isinstance(model, list) else model)
-    waits.iteration((name, id(config), arguments.get("num_microbatches")), not arguments.get("forward_only", False))
+    waits.iteration((name, id(config), arguments.get("num_microbatches")), not arguments.get("forward_only", False), _place)
     return config
+
+
+def _place():
+    return importlib.import_module("megatron.core.parallel_state").get_pipeline_model_parallel_rank()
 
 
 def _handing(waits, original):
@@ -123,7 +134,7 @@ class Timers:
         timer = self._timers.get(name)
         if timer is None:
             notes, words = _TIMERS.get(name, ((), ()))
-            timer = self._timers[name] = _Timer(self._waits, notes, () if self._overlap else words)
+            timer = self._timers[name] = _Timer(self._waits, notes, () if self._overlap else words, _WORK.get(name))
         timer.inner = inner
         return timer
 
@@ -132,10 +143,11 @@ class Timers:
 
 
 class _Timer:
-    """One of them: announces between start and stop."""
+    """One of them: announces between start and stop, and notes the work that it brackets."""
 
-    def __init__(self, waits, notes, words):
-        self._waits, self._notes, self._words = waits, notes, words
+    def __init__(self, waits, notes, words, work):
+        self._waits, self._notes, self._words, self._work = waits, notes, words, work
+        self._begin_ns = 0
         self._alone = not notes and len(words) == 1
         self._begun = False
         self.inner = None
@@ -149,9 +161,14 @@ class _Timer:
         if self._words:
             # A receive alone is posted between start and stop, which nothing is fused with.
             self._begun = self._waits.begin(self._words, alone=self._alone)
+        if self._work is not None and self._waits.notes.recording:
+            self._begin_ns = time.monotonic_ns()
 
     def stop(self, *args, **kwargs):
         """As megatron.core.timers.Timer.stop."""
+        if self._begin_ns:
+            begin_ns, self._begin_ns = self._begin_ns, 0
+            self._waits.safely(self._waits.notes.worked, self._work, begin_ns)
         if self._begun:
             self._begun = False
             self._waits.end()

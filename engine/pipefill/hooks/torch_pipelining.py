@@ -8,6 +8,7 @@ be replaced right after the module was executed, before anybody imports them.
 
 import functools
 
+from ..bubble import Work
 from . import waits as _waits
 from .versions import Known
 
@@ -19,6 +20,13 @@ _MAKERS = {
     "get_bwd_recv_ops": _waits.RECV_B,
     "get_fwd_send_ops": _waits.FORWARD,
     "get_bwd_send_ops": _waits.BACKWARD,
+}
+
+# The stage's methods that compute; their first argument is the micro-batch. A backward may come in two halves.
+_WORKERS = {
+    "forward_one_chunk": Work.FORWARD,
+    "backward_one_chunk": Work.BACKWARD,
+    "backward_weight_one_chunk": Work.BACKWARD,
 }
 
 
@@ -36,6 +44,9 @@ def install(schedules, waits=None):
     # Nothing is changed before all of it was found.
     for name, original in makers.items():
         setattr(stage, name, _tagging(original, _MAKERS[name]))
+    for name, work in _WORKERS.items():
+        if callable(getattr(stage, name, None)):
+            setattr(stage, name, waits.notes.around(getattr(stage, name), work, _micro_batch))
     for cls, original in steps.items():
         cls.step = _stepping(waits, original)
     for name, function in replaced.items():
@@ -56,13 +67,26 @@ def _tagging(original, word):
     return make
 
 
+def _micro_batch(_stage, chunk=None, *_, **__):
+    return chunk
+
+
 def _stepping(waits, original):
+    evaluating = waits.during(original, Work.EVALUATION)
+
     @functools.wraps(original)
     def step(self, *args, **kwargs):
-        waits.iteration((id(self), getattr(self, "_n_microbatches", 0)), getattr(self, "_has_backward", True))
-        return original(self, *args, **kwargs)
+        training = getattr(self, "_has_backward", True)  # eval() steps without
+        waits.iteration((id(self), getattr(self, "_n_microbatches", 0)), training, lambda: _place(self))
+        return (original if training else evaluating)(self, *args, **kwargs)
 
     return step
+
+
+def _place(schedule):
+    """A rank's place in the pipeline, whatever number of stages it has."""
+    stage = schedule._stage if hasattr(schedule, "_stage") else schedule._stages[0]
+    return stage.group_rank
 
 
 def _read(waits, operations):

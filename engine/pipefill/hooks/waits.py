@@ -6,15 +6,17 @@ indices are worked out here. Whatever goes wrong in a hook, it is switched off w
 loop goes on as if it were not there.
 """
 
+import contextlib
 import functools
 import os
 import sys
+import threading
 import time
 import warnings
 
 from .. import bubble, stream
-from ..bubble import Kind
-from . import away, memory
+from ..bubble import PHASE, Kind
+from . import away, memory, notes
 
 # What happens on a rank, in order: waits for what one of these words names, and things that are only noted.
 RECV_F = "recv_f"  # an activation of the stage before
@@ -80,12 +82,12 @@ def numbers(found, goes_on):
     them; else those of the transport's own are left out, and if that does not do, neighbours of the steady ones share.
     """
     starts = [i == 0 or not goes_on[i - 1] for i in range(len(found))]
-    if len(found) <= bubble.INDICES:
+    if len(found) <= PHASE:
         return [i if start else None for i, start in enumerate(starts)]
     steady = sum(start and kind is Kind.STEADY for start, kind in zip(starts, found))
     others = sum(start and kind not in (Kind.STEADY, Kind.COMM) for start, kind in zip(starts, found))
     # What others there are may part the steady ones into one group more each.
-    share = -(-steady // max(1, bubble.INDICES - 2 * others - 1))
+    share = -(-steady // max(1, PHASE - 2 * others - 1))
     out, index, sharing = [], -1, 0
     for start, kind in zip(starts, found):
         if not start or kind is Kind.COMM:
@@ -155,7 +157,7 @@ class _Cycle:
         return self.holdable - self.never_held
 
     def _announcer(self, main, kind, index, position):
-        if index is None:
+        if index is None or self.first_index + index >= PHASE:
             return None
         if main.holds and position in self.held and not self.open_after[position]:
             return main.announcer(kind, self.first_index + index, True)
@@ -166,7 +168,7 @@ class Waits:
     """Announces one rank's waits.
 
     main: a bubble.Main; None opens this process's own device at the first iteration, in which a data loader or a
-    tool that only imports the engine never comes.
+    tool that only imports the engine never comes. notes: what is computed, for timelines.
     All methods but close() do nothing once the hook is off; off is the reason, None while it works.
     """
 
@@ -185,30 +187,45 @@ class Waits:
         self._index = None  # of the bubble that is announced, where something is moved
         self._posted = None  # what was posted last, with nothing since
         self._early = False  # the next wait's bubble has begun already
+        self.notes = notes.Notes(self.safely)
+        self._thread = None  # the one that trains
+        self._phase = None  # the evaluation or checkpoint that is on
+        self._placed = False  # the pipeline's stage was told
 
-    def iteration(self, key, training=True):
+    def iteration(self, key, training=True, stage=None):
         """A new iteration of the schedule that key (hashable) tells from others, such as its identity and its number
-        of micro-batches. Without training the iteration before goes on: an evaluation is no iteration."""
-        self.safely(self._iteration, key, training)
+        of micro-batches. Without training the iteration before goes on: an evaluation is no iteration, and a phase
+        (during) in which no wait is announced by itself. stage: a function that returns this rank's place in the
+        pipeline."""
+        self.safely(self._iteration, key, training, stage)
 
-    def _iteration(self, key, training):
+    def _iteration(self, key, training, stage):
         if self.main is None:
             self.main, self.memory, self.away = place()
+        self._thread = threading.get_ident()
+        if not self._placed:
+            self._placed = True
+            if stage is not None:
+                with contextlib.suppress(Exception):  # a timeline without it has the device's name alone
+                    self.main.stage(int(stage()))
+        self.notes.iteration(self.main)
         self._shut()
         if self._cycle is not None:
             self._cycle.learn(self.main)
         if self.away is not None:
             self.away.iteration()  # had its bubble not come
-        if training:
-            self.main.iteration()
-            if self.memory is not None:
-                self.memory.iteration()
+        self._cycle = None
+        if not training:
+            return
+        self.main.iteration()
+        if self.memory is not None:
+            self.memory.iteration()
         cycle = self._cycles.get(key)
         if cycle is None:
             # Indices rise within an iteration. A key that comes when they are used up begins again at 0: what was
             # learned there is learned anew within 16 iterations.
             first = sum(c.indices for c in self._cycles.values())
-            if first >= bubble.INDICES:
+            if first >= PHASE:
                 self._cycles.clear()
                 first = 0
             cycle = self._cycles[key] = _Cycle(first)
@@ -233,7 +250,7 @@ class Waits:
         """The operations that words name are about to be posted. If they are receives alone, which were waited for at
         once the last time, their bubble begins here: on a device the receive behind it can be held."""
         self._posted = None
-        if self.off is None and self._cycle is not None and self._waiting == 0 and alone:
+        if self.off is None and self._cycle is not None and self._waiting == 0 and alone and self._phase is None:
             self.safely(self._posting, words)
 
     def _posting(self, words):
@@ -249,7 +266,7 @@ class Waits:
 
         operations: what posted() was told. alone: what is waited for is a receive alone, and posted from here on.
         """
-        if self.off is not None or self._cycle is None:
+        if self.off is not None or self._cycle is None or self._phase is not None:
             return False
         self._waiting += 1
         if self._waiting > 1:
@@ -324,6 +341,36 @@ class Waits:
         wait.pipefill_original = original
         return wait
 
+    def during(self, original, work):
+        """Returns original as a function whose run is a phase (Work.EVALUATION, CHECKPOINT): announced as OTHER, never
+        offered. It is none before the first iteration, in another thread than the one that trains, in the middle of a
+        wait and within another phase."""
+
+        @functools.wraps(original)
+        def phase(*args, **kwargs):
+            if self.safely(self._enter, work) is None:
+                return original(*args, **kwargs)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.safely(self._leave)
+
+        phase.pipefill_original = original
+        return phase
+
+    def _enter(self, work):
+        if self.main is None or self._thread != threading.get_ident() or self._waiting or self._early or self._phase is not None:
+            return None
+        self._shut()
+        phase = self.main.phase(work)
+        phase.__enter__()
+        self._phase = phase
+        return True
+
+    def _leave(self):
+        phase, self._phase = self._phase, None
+        phase.__exit__(None, None, None)
+
     def safely(self, function, *args, **kwargs):
         """Calls one of ours; what it raises switches the hook off. None then, and when it is off."""
         if self.off is not None:
@@ -340,6 +387,7 @@ class Waits:
             return
         self.off = why
         try:
+            self.notes.close()
             warnings.warn(f"pipefill: this rank's bubbles are no longer announced, training goes on: {why}",
                           RuntimeWarning, stacklevel=3)
             self.close()
@@ -348,6 +396,7 @@ class Waits:
 
     def close(self):
         """Shuts this rank's gate for good, and has back what was moved."""
+        self.notes.close()
         if self.main is not None:
             self.main.close()
         if self.away is not None:

@@ -28,7 +28,7 @@ class Main:
     def begin(self, *_):
         pass
 
-    end = iteration = close = begin
+    end = iteration = close = recording = begin
 
 
 class Device:

@@ -68,6 +68,8 @@ def main():
         begin_ns = tracer.now_ns()
         losses.append(float(engine.train_batch(batches)))
         trace.step(begin_ns)
+    trace.phase("evaluation", lambda: engine.eval_batch(batches))
+    trace.phase("checkpoint", lambda: engine.save_checkpoint(os.path.join(os.path.dirname(out), "checkpoint")))
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
     trace.result(losses=losses, parameters=digest)
     trace.save(out, version=deepspeed.__version__)

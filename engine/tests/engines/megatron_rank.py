@@ -129,6 +129,11 @@ def train(chunks, overlap=False):
         trace.step(begin_ns)
         optimizer.step()
         losses += [sum(float(one["loss"]) for one in done) / len(done)] if done else []
+    trace.phase("evaluation", lambda: run(
+        forward_step_func=forward_step, data_iterator=batches if chunks > 1 else batches[0],
+        model=model if chunks > 1 else model[0], num_microbatches=micro_batches, seq_length=ROWS, micro_batch_size=1,
+        forward_only=True))
+    trace.phase("checkpoint", lambda: torch.save([stage.state_dict() for stage in model], f"{out}.pt"))
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
     timed = sorted(name for name, timer in timers._timers.items() if timer.elapsed(reset=False) > 0)
     trace.result(losses=losses, parameters=digest, timed=timed, kept=all(s.config.timers is timers for s in model))

@@ -29,14 +29,17 @@ STOPPED = 75  # how examples/fill_chunked.py ends when it is told to
 class Run:
     """One part of what came of it.
 
-    ranks: what each wrote of it; version: the engine's; told: what else the last rank wrote; events: what each announced,
-    [] without a hook; output: stdout and stderr; filled_ns: for how long fill work ran beside each, in all parts.
+    ranks: what each wrote of it; version: the engine's; told: what else the last rank wrote; events: what each announced
+    in its steps, [] without a hook; phases: what each announced in its phases after them, phase by phase; stages: which
+    each said that it is; output: stdout and stderr; filled_ns: for how long fill work ran beside each, in all parts.
     """
 
-    def __init__(self, ranks, told, events, output, filled_ns):
-        self.version, self.told = told["version"], told
+    def __init__(self, ranks, told, events, stages, output, filled_ns):
+        self.version, self.told, self.stages = told["version"], told, stages
         self.ranks, self.output, self.filled_ns = ranks, output, filled_ns
         self.events = [[e for e in one if rank["steps"][0][0] <= e["begin_ns"] <= rank["steps"][-1][1]]
+                       for one, rank in zip(events, ranks)]
+        self.phases = [[[e for e in one if begin <= e["begin_ns"] <= end] for _, begin, end in rank["phases"]]
                        for one, rank in zip(events, ranks)]
 
     def after(self, step):
@@ -44,9 +47,14 @@ class Run:
         return [rank["steps"][step][0] for rank in self.ranks]
 
     def bubbles(self, rank, step=LEARN):
-        """The events of one rank from a step on, marks left out."""
+        """The events of one rank from a step on, marks and work left out."""
+        begin, others = self.after(step)[rank], fake_daemon.ITERATION | fake_daemon.WORK
+        return [e for e in self.events[rank] if e["begin_ns"] >= begin and not e["flags"] & others]
+
+    def work(self, rank, step=LEARN):
+        """What one rank noted that it computed, from a step on."""
         begin = self.after(step)[rank]
-        return [e for e in self.events[rank] if e["begin_ns"] >= begin and not e["flags"] & fake_daemon.ITERATION]
+        return [e for e in self.events[rank] if e["begin_ns"] >= begin and e["flags"] & fake_daemon.WORK]
 
     def figures(self, step=LEARN):
         """What is announced against what is true, one Figures a rank, from a step on."""
@@ -54,7 +62,7 @@ class Run:
         for rank, idle in enumerate(tracer.idle(self.ranks)):
             begin, end = self.after(step)[rank], self.ranks[rank]["steps"][-1][1]
             bubbles = [e for e in self.bubbles(rank, step) if e["kind"] in OFFERED_KINDS]
-            out.append(Figures([s for s in idle if s[0] >= begin],
+            out.append(Figures([s for s in idle if begin <= s[0] < end],
                                tracer.union([(e["begin_ns"], e["end_ns"]) for e in bubbles]),
                                tracer.union([(e["begin_ns"], min(e["end_ns"], e["deadline_ns"])) for e in bubbles]),
                                end - begin))
@@ -108,14 +116,14 @@ class Figures:
                 f"{self.late_us:.0f} us (p99)")
 
 
-def run(program, *arguments, world=2, hooked=True, fill=False, environment=None, timeout=300):
+def run(program, *arguments, world=2, hooked=True, fill=False, records=False, environment=None, timeout=300):
     """Runs program (of this folder) as world ranks; its argument OUT is put in for the path of what it writes.
 
     hooked: with the environment that the SPANK plugin gives a main job. fill: beside each rank a fill job runs in its
-    bubbles, on its core. Returns a Run for each part of it by name. RuntimeError with the output if a rank fails.
+    bubbles, on its core. records: the nodes record a timeline. Returns a Run for each part of it by name. RuntimeError with the output if a rank fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=MIN_NS) for n in range(world)] if hooked else []
+        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=MIN_NS, records=records) for n in range(world)] if hooked else []
         fills = []
         try:
             fills = [_start_fill(daemon, n) for n, daemon in enumerate(daemons) if fill]
@@ -127,7 +135,8 @@ def run(program, *arguments, world=2, hooked=True, fill=False, environment=None,
                     told = json.load(file)
                 ranks.append(told["parts"])
             filled_ns = [daemon.filled_ns() for daemon in daemons]
-            return {parts[0]["name"]: Run(parts, told, events, output, filled_ns) for parts in zip(*ranks)}
+            stages = [daemon.stage() for daemon in daemons]
+            return {parts[0]["name"]: Run(parts, told, events, stages, output, filled_ns) for parts in zip(*ranks)}
         finally:
             for daemon, process in zip(daemons, fills):
                 daemon.stop_fill()

@@ -159,6 +159,18 @@ def hooked():
             if "pipefill" in getattr(getattr(value, "__code__", None), "co_filename", "")]
 
 
+def save(schedule, stages, micro_batches):
+    """An evaluation, and checkpoints by both of torch's ways."""
+    from torch.distributed import checkpoint
+    x = (torch.ones(ROWS * micro_batches, WIDTH),) if stages[0].is_first else ()
+    evaluation = type(schedule)(stages[0], micro_batches)  # without a loss; from 2.8 on, schedule.eval() is the same
+    with torch.no_grad():
+        trace.phase("evaluation", lambda: evaluation.step(*x))
+    state = stages[0].submod.state_dict()
+    trace.phase("checkpoint", lambda: torch.save(state, args.out + ".pt"))
+    trace.phase("checkpoint", lambda: checkpoint.save({f"stage {rank}": state}, checkpoint_id=os.path.join(os.path.dirname(args.out), "dcp")))
+
+
 def train(name, micro_batches):
     """One part of the run."""
     schedule, stages, count = make(name, micro_batches)
@@ -189,6 +201,8 @@ def train(name, micro_batches):
         trace.step(begin_ns)
         optimizer.step()
         history += [sum(float(one) for one in losses) / len(losses)] if losses else []
+    if name == "ScheduleGPipe":
+        save(schedule, stages, micro_batches)
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
     trace.result(losses=history, parameters=digest, toggled=len(replaced))
     for owner, key, with_hook, _ in replaced:

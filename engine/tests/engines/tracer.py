@@ -26,12 +26,18 @@ class Tracer:
 
     def begin(self, name):
         """A new part of the run. Parts meet at a barrier, so that no transfer crosses from one into another."""
-        self._part = {"name": name, "transfers": [], "flushes": [], "steps": []}
+        self._part = {"name": name, "transfers": [], "flushes": [], "steps": [], "phases": []}
         self.parts.append(self._part)
 
     def step(self, begin_ns):
         """A step that began then is over."""
         self._part["steps"].append([begin_ns, now_ns()])
+
+    def phase(self, name, run):
+        """Runs an evaluation or a checkpoint, which is no step."""
+        begin_ns = now_ns()
+        run()
+        self._part["phases"].append([name, begin_ns, now_ns()])
 
     def result(self, **more):
         """What came of the part, as JSON takes it."""
