@@ -110,3 +110,25 @@ func TestQuantile(t *testing.T) {
 		t.Error("a quantile of nothing")
 	}
 }
+
+// An evaluation is no slow-down: iterations are compared without what they
+// spent in phases that are never offered.
+func TestCompared_WithoutPhases(t *testing.T) {
+	const iteration = 8
+	events := []measure.Event{
+		{Iteration: 1, Kind: "fwd-bwd", BeginNs: 20, EndNs: 50}, {Iteration: 1, BeginNs: 0, EndNs: 100, Flags: iteration},
+		{Iteration: 2, Kind: "other", Index: 255, BeginNs: 120, EndNs: 900}, {Iteration: 2, BeginNs: 100, EndNs: 1000, Flags: iteration},
+		{Iteration: 3, Kind: "other", Index: 255, BeginNs: 1000, EndNs: 1100}, {Iteration: 3, BeginNs: 1000, EndNs: 1100, Flags: iteration},
+	}
+	fills := []measure.Fill{{Device: "cpu:0", Readings: []measure.Reading{{AtNs: 0}, {AtNs: 2000}}}}
+	traces, err := measure.Announced(map[string][]measure.Event{"cpu:0": events}, fills, []string{"cpu:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]measure.Iteration{{Number: 1, Ns: 100}, {Number: 2, Ns: 120}}, measure.Compared(traces)); d != "" {
+		t.Error(d)
+	}
+	if n := len(traces.Ranks[0].Waits); n != 1 {
+		t.Errorf("%d waits", n)
+	}
+}

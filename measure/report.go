@@ -146,7 +146,9 @@ func Compared(traces Traces) []Iteration {
 	var iterations []Iteration
 	for number, span := range traces.Ranks[first].Iterations {
 		if length := span.EndNs - span.BeginNs; Overlap(span, there) >= length {
-			iterations = append(iterations, Iteration{Number: number, Control: control[number], Ns: length})
+			if length -= traces.Ranks[first].OtherNs[number]; length > 0 {
+				iterations = append(iterations, Iteration{Number: number, Control: control[number], Ns: length})
+			}
 		}
 	}
 	slices.SortFunc(iterations, func(a, b Iteration) int { return int(a.Number - b.Number) })

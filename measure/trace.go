@@ -33,6 +33,7 @@ type Rank struct {
 	Device     string
 	Waits      []Wait
 	Iterations map[int64]Interval
+	OtherNs    map[int64]int64 // of an iteration: phases that are never offered, where they are known
 }
 
 // Event is one record that the node daemon drained from a main page's ring.
@@ -92,12 +93,14 @@ func ReadAnnounced(dir string, devices []string) (Traces, error) {
 func Announced(events map[string][]Event, fills []Fill, devices []string) (Traces, error) {
 	traces := Traces{Events: events, Fills: fills}
 	for _, device := range devices {
-		rank := Rank{Rank: len(traces.Ranks), Device: device, Iterations: map[int64]Interval{}}
+		rank := Rank{Rank: len(traces.Ranks), Device: device, Iterations: map[int64]Interval{}, OtherNs: map[int64]int64{}}
 		for _, e := range traces.Events[device] {
 			span := Interval{e.BeginNs, e.EndNs}
 			switch {
 			case e.Flags&flagIteration != 0:
 				rank.Iterations[e.Iteration] = span
+			case e.Kind == pipefill.BubbleOther.String():
+				rank.OtherNs[e.Iteration] += e.EndNs - e.BeginNs
 			case offeredKinds[e.Kind]:
 				rank.Waits = append(rank.Waits, Wait{Interval: span, Iteration: e.Iteration, Kind: e.Kind})
 			}

@@ -163,7 +163,7 @@ func (r Run) stages() (chart.Section, error) {
 		}
 	}
 	picture, err := chart.Bars("bubbles by stage and kind", "device", "seconds", groups, kept, drawn, false)
-	return chart.Section{Heading: "Bubbles by stage", Picture: picture, Text: "comm and other are waited for too, and never offered."}, err
+	return chart.Section{Heading: "Bubbles by stage", Picture: picture, Text: "comm (the transport, collectives) and other (evaluation, checkpoints) are never offered."}, err
 }
 
 // windows are the stretches that shares are computed over.

@@ -83,16 +83,25 @@ func (r *reader) timeline() Timeline {
 	var t Timeline
 	for _, d := range r.devices {
 		for _, spans := range []*[]Span{&d.Marks, &d.Main, &d.Waits, &d.Gate, &d.Fill, &d.Late} {
-			slices.SortStableFunc(*spans, func(a, b Span) int { return cmp.Compare(a.BeginNs, b.BeginNs) })
+			sortSpans(*spans)
 		}
-		if len(d.Main) == 0 {
-			d.Main = between(d.Marks, d.Waits)
+		if !slices.ContainsFunc(d.Main, func(s Span) bool { return !isPhase(s.Name) }) {
+			d.Main = append(between(d.Marks, d.Waits), d.Main...)
+			sortSpans(d.Main)
 		}
 		t.Devices = append(t.Devices, *d)
 	}
 	slices.SortFunc(t.Devices, func(a, b Device) int { return cmp.Or(cmp.Compare(a.Stage, b.Stage), cmp.Compare(a.Name, b.Name)) })
 	return t
 }
+
+// sortSpans puts what lies within another span behind it.
+func sortSpans(spans []Span) {
+	slices.SortStableFunc(spans, func(a, b Span) int { return cmp.Or(cmp.Compare(a.BeginNs, b.BeginNs), cmp.Compare(b.EndNs, a.EndNs)) })
+}
+
+// isPhase tells whether a span is a whole phase, as enum pf_work names them.
+func isPhase(name string) bool { return name == "evaluation" || name == "checkpoint" }
 
 // between is what a device computed, where nobody said what that was: its
 // iterations less its waits. Both are in order.

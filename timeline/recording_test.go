@@ -3,7 +3,9 @@ package timeline_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"pipefill"
@@ -53,6 +55,25 @@ func TestFromRecordings_Nothing(t *testing.T) {
 	_, _, err := timeline.FromRecordings([]api.Recording{{Node: "n0", Devices: []api.RecordedDevice{{Device: "cpu:0"}}}})
 	if pipefill.ErrorCode(err) != pipefill.CodeNotFound {
 		t.Error(err)
+	}
+}
+
+// Where nobody said what was computed, a phase does not hide that something was.
+func TestFromRecordings_APhaseAlone(t *testing.T) {
+	tl, _, err := timeline.FromRecordings([]api.Recording{{Node: "n0", Devices: []api.RecordedDevice{{Device: "cpu:0", Stage: 0, Events: []api.RecordedEvent{
+		{Iteration: 1, Kind: "other", Index: 255, BeginNs: 20, EndNs: 60},
+		{Iteration: 1, Kind: "evaluation", Index: -1, BeginNs: 20, EndNs: 60, Flags: 16},
+		{Iteration: 1, BeginNs: 10, EndNs: 90, Flags: 8},
+	}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range tl.Devices[0].Main {
+		got = append(got, fmt.Sprintf("%s %d-%d", s.Name, s.BeginNs, s.EndNs))
+	}
+	if strings.Join(got, ", ") != "compute 10-20, evaluation 20-60, compute 60-90" {
+		t.Error(got)
 	}
 }
 

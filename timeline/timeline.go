@@ -24,13 +24,14 @@ type Span struct {
 	Args    map[string]any
 }
 
-// Device is one device of a main job: its tracks, each without overlaps.
+// Device is one device of a main job: its tracks, whose spans lie side by side or
+// one within the other.
 type Device struct {
 	ID    string // "cpu:0"
 	Name  string // "stage 0, cpu:0"; the ID where no stage is known
 	Stage int    // by which devices are sorted
 	Marks []Span // iterations
-	Main  []Span // forward, backward, and the other instructions; compute, where nobody said which
+	Main  []Span // forward, backward, and the other instructions; compute, where nobody said which; within an evaluation, what it runs
 	Waits []Span // by kind
 	Gate  []Span // open, until the bubble's end or its deadline
 	Fill  []Span // let run, until the gate was shut
