@@ -51,6 +51,7 @@ type MainDevice struct {
 	StartedMs int64                `json:"started_ms"`
 	Enabled   bool                 `json:"enabled"`            // the governor lets it be filled
 	Reason    string               `json:"reason"`             // why not
+	Slow      string               `json:"slow,omitempty"`     // what slows the device down besides: heat, power
 	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
 	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
 	Budget    float64              `json:"budget"`             // of slow-down that is accepted, as 0.01

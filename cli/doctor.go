@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -88,6 +89,31 @@ func checkFence(slots []api.Slot) []finding {
 		"memory that the main job needs before pipefilld ends it; use allow= or a driver of r615 or newer", strings.Join(open, ", "))}}
 }
 
+// shutLong is for how long a device of a main job may be shut unasked for before
+// it is said: programs take their time to start.
+const shutLong = 10 * time.Minute
+
+// checkSlots names the devices of main jobs that have been shut for long, by
+// why; those that a trainer has turned off are meant to be.
+func checkSlots(slots []api.Slot, now time.Time) []finding {
+	shut := map[string][]string{}
+	for _, s := range slots {
+		off := slices.Contains(strings.FieldsFunc(s.Main.Options, func(r rune) bool { return r == ',' }), "off")
+		if !s.Main.Enabled && !off && now.Sub(time.UnixMilli(s.Main.StartedMs)) > shutLong {
+			shut[s.Main.Reason] = append(shut[s.Main.Reason], fmt.Sprintf("%s %s of job %d", s.Node, s.Main.Device, s.Main.Job.JobID))
+		}
+	}
+	out := []finding{{"slots", "good", fmt.Sprintf("%d devices of running main jobs", len(slots))}}
+	for _, why := range slices.Sorted(maps.Keys(shut)) {
+		text := strings.Join(shut[why][:min(len(shut[why]), 4)], ", ")
+		if more := len(shut[why]) - 4; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		out = append(out, finding{"slots", "warn", fmt.Sprintf("%s: shut: %s", text, why)})
+	}
+	return out
+}
+
 // checkController asks the controller how it is.
 func (p *program) checkController(c *cli.Context) []finding {
 	var out []finding
@@ -112,7 +138,7 @@ func (p *program) checkController(c *cli.Context) []finding {
 			return err
 		}
 		out = append(out, checkFence(slots)...)
-		out = append(out, finding{"slots", "good", fmt.Sprintf("%d devices of running main jobs", len(slots))})
+		out = append(out, checkSlots(slots, p.env.Now())...)
 		return nil
 	})
 	if err != nil {

@@ -97,6 +97,17 @@ func (c *clinic) ping(change func(*api.Status)) {
 	c.fake.answers["/v1/ping"] = s
 }
 
+// slots are devices of a main job that began so long ago, all shut.
+func (c *clinic) slots(why string, ago time.Duration, count int) {
+	var all []api.Slot
+	for i := range count {
+		all = append(all, api.Slot{Node: fmt.Sprintf("n%d", i), Main: api.MainDevice{
+			Job: pipefill.JobKey{JobID: 3}, Device: "cpu:0", StartedMs: c.now.Add(-ago).UnixMilli(), Reason: why,
+		}})
+	}
+	c.fake.answers["/v1/slots"] = all
+}
+
 func (c *clinic) token(expires int64) {
 	c.t.Helper()
 	payload := fmt.Sprintf(`{"sun":"slurm","exp":%d}`, expires)
@@ -148,6 +159,22 @@ func findings(out, state string) (all []string) {
 func TestDoctor_AGoodSite(t *testing.T) {
 	status, out := newClinic(t).doctor()
 	if status != 0 || len(findings(out, "BAD")) > 0 || len(findings(out, "WARN")) > 0 {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}
+
+// What is shut because it is just starting, or was asked to be, is no mistake.
+func TestDoctor_SlotsThatMayBeShut(t *testing.T) {
+	c := newClinic(t)
+	c.slots("its program has not opened the device", time.Minute, 1)
+	off, ok := c.fake.answers["/v1/slots"].([]api.Slot)
+	if !ok {
+		t.Fatal("no slots")
+	}
+	off = append(off, off[0])
+	off[1].Main.StartedMs, off[1].Main.Options, off[1].Main.Reason = 0, "budget=1%,off", "turned off by its owner (--pipefill=off)"
+	c.fake.answers["/v1/slots"] = off
+	if status, out := c.doctor(); status != 0 || len(findings(out, "WARN")) > 0 || !strings.Contains(out, "2 devices of running main jobs") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
@@ -207,11 +234,38 @@ func TestDoctor_EachMistake(t *testing.T) {
 		"another release here":               {func(c *clinic) { c.ping(func(s *api.Status) { s.Version = "0.0.9" }) }, "WARN", "install the same release here"},
 		"a GPU whose memory nothing fences": {func(c *clinic) {
 			c.fake.answers["/v1/slots"] = []api.Slot{
-				{Node: "n1", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "audit"}},
-				{Node: "n0", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "driver"}},
-				{Node: "n2", Main: api.MainDevice{Device: "cpu:0"}},
+				{Node: "n1", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "audit", Enabled: true}},
+				{Node: "n0", Main: api.MainDevice{Device: "gpu:GPU-1", Fence: "driver", Enabled: true}},
+				{Node: "n2", Main: api.MainDevice{Device: "cpu:0", Enabled: true}},
 			}
 		}, "WARN", "on n1 the driver takes no limits"},
+		"no memory left to fill jobs": {func(c *clinic) {
+			c.slots("the main job has held 80896 MiB of the GPU's 81920 MiB, and its reserve= is 2048 MiB: no memory is left to fill jobs", time.Hour, 6)
+		}, "WARN", "n0 cpu:0 of job 3, n1 cpu:0 of job 3, n2 cpu:0 of job 3, n3 cpu:0 of job 3 and 2 more: shut: the main job has held"},
+		"a main job that announces nothing": {func(c *clinic) {
+			c.slots("its program has not opened the device: it is to import an engine", time.Hour, 1)
+		},
+			"WARN", "n0 cpu:0 of job 3: shut: its program has not opened the device"},
+		"a GPU that is too hot": {func(c *clinic) {
+			c.ping(func(s *api.Status) {
+				s.Faults = []string{"node n1: device gpu:GPU-a: the hardware slows it down, it is too hot: look at fans"}
+			})
+		}, "BAD", "it is too hot: look at fans"},
+		"a GPU in exclusive compute mode": {func(c *clinic) {
+			c.ping(func(s *api.Status) {
+				s.Faults = []string{"node n1: device gpu:GPU-a: its compute mode lets one process use it: nvidia-smi -c DEFAULT"}
+			})
+		}, "BAD", "nvidia-smi -c DEFAULT"},
+		"a node that can grant no device": {func(c *clinic) {
+			c.ping(func(s *api.Status) {
+				s.Faults = []string{"node n1: fill jobs cannot be let onto GPUs: mount cgroup v1's devices controller"}
+			})
+		}, "BAD", "mount cgroup v1's devices controller"},
+		"a node of another release": {func(c *clinic) {
+			c.ping(func(s *api.Status) {
+				s.Faults = []string{"node n1: runs pipefilld 0.0.9, this is pipefillctld 0.1.0: install the same release"}
+			})
+		}, "BAD", "install the same release"},
 		"a node's fault": {func(c *clinic) { c.ping(func(s *api.Status) { s.Faults = []string{"node n1: does not report"} }) }, "BAD", "node n1: does not report"},
 		"a controller that is away": {func(c *clinic) {
 			c.fake.fail = &api.Failure{Code: pipefill.CodeUnavailable, Message: "database is away"}

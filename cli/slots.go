@@ -49,10 +49,13 @@ var slotColumns = []column[api.Slot]{
 		return fmt.Sprintf("%+.1f..%+.1f%%", 100*s.Main.Totals.OverheadLo, 100*s.Main.Totals.OverheadHi)
 	}},
 	{"STATE", false, func(s api.Slot) string {
-		if s.Main.Enabled {
-			return "open"
+		switch {
+		case !s.Main.Enabled:
+			return "shut: " + s.Main.Reason
+		case s.Main.Slow != "":
+			return "open, slow: " + s.Main.Slow
 		}
-		return "shut: " + s.Main.Reason
+		return "open"
 	}},
 }
 

@@ -287,7 +287,7 @@ var topSlotColumns = []column[api.Slot]{
 		return fmt.Sprintf("%+.1f..%+.1f%%%s", 100*t.OverheadLo, 100*t.OverheadHi, mark)
 	}},
 	{"ITER_MS", true, slotColumns[4].text},
-	{"WHY", false, func(s api.Slot) string { return s.Main.Reason }},
+	{"WHY", false, func(s api.Slot) string { return cmp.Or(s.Main.Reason, s.Main.Slow) }},
 }
 
 var topJobColumns = func() []column[api.FillJob] {

@@ -36,6 +36,9 @@ func site(t *testing.T) *fake {
 		if i == 5 {
 			s.Main.Enabled, s.Main.Reason, s.Main.Totals = false, "turned off by its owner (--pipefill=off)", api.MainTotals{}
 		}
+		if i == 3 {
+			s.Main.Slow = "the hardware slows it down, it is too hot: look at fans"
+		}
 		slots = append(slots, s)
 	}
 	f.answers["/v1/slots"] = slots

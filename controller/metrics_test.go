@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,28 @@ func TestMetrics_WithoutTheDatabase(t *testing.T) {
 	}
 }
 
+// A scrape asks Slurm nothing, however many there are: a call here would find
+// nobody, and panic.
+func TestMetrics_WithoutSlurm(t *testing.T) {
+	w := newWorld(t, 1, 3)
+	w.ctl.Look(t.Context())
+	calls := func() (lines []string) {
+		for line := range strings.Lines(scrape(t, w.ctl)) {
+			if strings.HasPrefix(line, "pipefill_slurm_calls_total") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	before := calls()
+	w.ctl.slurm = struct{ Slurm }{}
+	for range 3 {
+		if after := calls(); !slices.Equal(before, after) {
+			t.Errorf("from %q to %q", before, after)
+		}
+	}
+}
+
 func TestStatus_ANodeOfAnotherRelease(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	for _, n := range w.nodes {
@@ -93,8 +116,10 @@ func TestStatus_ANodeOfAnotherRelease(t *testing.T) {
 	}
 	w.ctl.mu.Lock()
 	w.ctl.nodes["n0"].said.Version = "0.0.9"
+	w.ctl.nodes["n0"].said.Faults = []string{"device gpu:GPU-a: it is too hot"}
 	w.ctl.mu.Unlock()
-	if faults := w.ctl.Status().Faults; len(faults) != 1 || !strings.Contains(faults[0], "node n0: runs pipefilld 0.0.9") {
+	faults := w.ctl.Status().Faults
+	if len(faults) != 2 || faults[0] != "node n0: device gpu:GPU-a: it is too hot" || !strings.Contains(faults[1], "node n0: runs pipefilld 0.0.9") {
 		t.Errorf("%q", faults)
 	}
 }

@@ -139,6 +139,17 @@ func (c *cgroups) group(id int64, dev device.Device) *group {
 	return g
 }
 
+// canGrant tells whether fill jobs can be let onto devices: it makes the groups
+// of one that nobody has. nil where no device has a node.
+func (c *cgroups) canGrant(devices []device.Device) error {
+	i := slices.IndexFunc(devices, func(d device.Device) bool { return d.Node != nil })
+	if i < 0 {
+		return nil
+	}
+	g := c.group(0, devices[i])
+	return errors.Join(g.create(nil), g.remove())
+}
+
 // create makes the groups, frozen, or finds them made. others are the device
 // nodes that are not this fill job's.
 func (g *group) create(others []device.Node) error {

@@ -122,6 +122,9 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 	if d.node, err = newNode(cfg, log, groups, devices, store); err != nil {
 		return d, err
 	}
+	if err := groups.canGrant(devices); err != nil {
+		d.fault("grants", fmt.Sprintf("fill jobs cannot be let onto GPUs: %v: mount cgroup v1's devices controller, or let pipefilld load BPF programs (CAP_SYS_ADMIN)", err))
+	}
 	if err := d.openMeter(); err != nil {
 		d.fault("memory", fmt.Sprintf("the memory of GPUs is not watched: %v", err))
 	}
@@ -140,7 +143,7 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 }
 
 func (d *daemon) openMeter() error {
-	m, err := device.OpenMeter(d.devices)
+	m, err := device.OpenMeter(d.devices, device.DriverLibrary)
 	if err == nil && m != nil {
 		d.meter = m
 	}

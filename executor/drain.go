@@ -17,6 +17,7 @@ type drain struct {
 	iterBegin int64
 	iterCount uint64
 	iterSum   int64 // bubbles of the iteration so far
+	iterOther int64 // phases of it that are never offered
 	lengths   window
 	bubbles   [256]bubbleStats
 	totals    api.MainTotals
@@ -52,7 +53,8 @@ func (w *window) quantile(q int) int64 {
 }
 
 const (
-	// Lengths beyond these are lies or a machine that slept.
+	// Lengths beyond these are lies or a machine that slept. An evaluation or a
+	// checkpoint may last as long as an iteration.
 	longestBubble    = int64(10 * time.Minute)
 	longestIteration = int64(time.Hour)
 	// A bubble is known from this many lengths on, as in the library.
@@ -101,10 +103,10 @@ func (d *drain) take(e eventCopy) (it iteration, ended bool) {
 		return d.takeIteration(e)
 	}
 	length := e.end - e.begin
-	if length > longestBubble || e.index > 255 {
+	kind := pipefill.BubbleKind(e.kind)
+	if length > longestBubble && kind.Offered() || e.index > 255 {
 		return iteration{}, false
 	}
-	kind := pipefill.BubbleKind(e.kind)
 	b := &d.bubbles[e.index]
 	b.kind, b.freeBytes, b.seenAt = kind, int64(min(e.freeBytes, 1<<50)), d.iterCount
 	b.lengths.add(length)
@@ -116,6 +118,7 @@ func (d *drain) take(e eventCopy) (it iteration, ended bool) {
 		d.totals.CommNs += length
 	case pipefill.BubbleOther:
 		d.totals.OtherNs += length
+		d.iterOther += length
 	default: // offered, below
 	}
 	if kind.Offered() && e.flags&eventControl == 0 {
@@ -138,9 +141,11 @@ func (d *drain) takeIteration(e eventCopy) (iteration, bool) {
 	} else {
 		d.totals.BubbleNs += d.iterSum
 	}
-	d.iterSum = 0
+	// An evaluation or a checkpoint is not what filling is judged by.
+	judged := e.end - e.begin - min(d.iterOther, e.end-e.begin)
+	d.iterSum, d.iterOther = 0, 0
 	d.lengths.add(e.end - e.begin)
-	return iteration{number: e.iteration, length: time.Duration(e.end - e.begin), control: control}, true
+	return iteration{number: e.iteration, length: time.Duration(judged), control: control}, true
 }
 
 // terms are how bubbles are offered.

@@ -69,6 +69,38 @@ func TestDrain_CycleAndTotals(t *testing.T) {
 	}
 }
 
+// What is never offered is counted by its kind, and may last long.
+func TestDrain_PhasesThatAreNeverOffered(t *testing.T) {
+	m, d := &mainPage{}, &drain{}
+	minute := int64(time.Minute)
+	for i, e := range []eventCopy{
+		{end: 30 * minute, index: 255, kind: 4}, // an evaluation
+		{end: 5 * minute, index: 255, kind: 4},  // a checkpoint
+		{end: 12 * minute, index: 3, kind: 3},
+		{end: 30 * minute, index: 0, kind: 0, flags: eventOffered}, // a machine that slept
+		{end: 61 * minute, index: 255, kind: 4},                    // likewise
+		{end: 30 * minute, index: 255, kind: 4, flags: eventWork},  // its name, for timelines
+	} {
+		e.begin = int64(i) + 1
+		e.end += e.begin
+		put(m, e)
+	}
+	d.events(m, func(e eventCopy) {
+		if e.flags&eventWork == 0 {
+			d.take(e)
+		}
+	})
+	// The iteration that they were in is judged without them.
+	put(m, eventCopy{begin: 1, end: 36 * minute, flags: eventIteration})
+	put(m, eventCopy{begin: 36 * minute, end: 37 * minute, flags: eventIteration})
+	if its := drainAll(d, m); len(its) != 2 || its[0].length != time.Duration(minute-1) || its[1].length != time.Minute || d.totals.IterationNs != 37*minute-1 {
+		t.Errorf("%+v, %+v", its, d.totals)
+	}
+	if d.totals.OtherNs != 35*minute || d.totals.CommNs != 12*minute || d.totals.OfferedNs != 0 || len(d.cycle(terms{share: 1}).Bubbles) != 0 {
+		t.Errorf("%+v", d.totals)
+	}
+}
+
 func TestDrain_AnOverrunRingIsCounted(t *testing.T) {
 	m, d := &mainPage{}, &drain{}
 	for i := range int64(ringEvents + 100) {

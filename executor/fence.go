@@ -30,6 +30,8 @@ const (
 	// Iterations after which the most that a main job holds is known: its
 	// allocator has by then seen forward, backward and the optimizer.
 	knownIterations = 2
+	// What answers in milliseconds, and later than this most likely never.
+	driverPatience = 30 * time.Second
 	// Looks in a row that must find a process beside the launch library: it may
 	// just be starting.
 	strangerMost = 3
@@ -40,7 +42,7 @@ type meter interface {
 	Read(id pipefill.DeviceID) ([]device.Use, error)
 	Limit(id pipefill.DeviceID, group string, bytes int64) error
 	Limits() bool
-	Health(id pipefill.DeviceID) (string, error)
+	Health(id pipefill.DeviceID) (device.Health, error)
 }
 
 var _ meter = (*device.Meter)(nil)
@@ -53,6 +55,12 @@ type memory struct {
 // offered is what fill jobs may hold, ok once it is known.
 func (m memory) offered() (bytes int64, ok bool) {
 	return max(0, m.total-m.high-m.reserve), m.high > 0
+}
+
+// full tells whether it is known that nothing is left to fill jobs.
+func (m memory) full() bool {
+	left, known := m.offered()
+	return known && left == 0
 }
 
 // squeezed tells whether the main job has grown into the reserve: by half of
@@ -95,32 +103,77 @@ func (n *node) watchMemory(ctx context.Context) error {
 	}
 }
 
-// lookAtHealth says what slows GPUs down that is not filling.
+// lookAtHealth says what keeps fill jobs from GPUs of main jobs, and what slows
+// them down that is not filling; nothing of those that no main job has.
 func (n *node) lookAtHealth() {
-	for _, id := range n.metered() {
-		wrong, err := n.meter.Health(id)
-		if err != nil {
-			wrong = fmt.Sprintf("is not watched: %v", err)
+	ids := n.metered()
+	for _, id := range ids {
+		n.asking(id)
+		h, err := n.meter.Health(id)
+		n.asking("")
+		var wrong []string
+		if h.Shut != "" {
+			wrong = append(wrong, h.Shut)
 		}
-		if wrong != "" {
-			wrong = fmt.Sprintf("device %s: %s", id, wrong)
+		if h.Slow != "" {
+			wrong = append(wrong, h.Slow)
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Sprintf("is not watched: %v", err))
 		}
 		n.mu.Lock()
-		n.fault("health-"+string(id), wrong)
+		n.health[id] = h
+		n.faultOf("health-", id, strings.Join(wrong, "; "))
 		n.mu.Unlock()
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range n.devices {
+		if !slices.Contains(ids, d.ID) {
+			delete(n.health, d.ID)
+			n.faultOf("health-", d.ID, "")
+			n.faultOf("memory-", d.ID, "")
+		}
+	}
+}
+
+// asking notes of which GPU the driver is asked, "" once it has answered.
+func (n *node) asking(id pipefill.DeviceID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.askedOf, n.askedAt = id, n.now()
+}
+
+// tickDriver says that a driver does not answer, which whoever asked it cannot.
+func (n *node) tickDriver() {
+	text := ""
+	if n.askedOf != "" && n.now().Sub(n.askedAt) > driverPatience {
+		text = fmt.Sprintf("device %s: the driver has not answered since %s: memory and health of this node's GPUs are not watched; "+
+			"nvidia-smi hangs too? reset the GPU or reboot the node", n.askedOf, n.askedAt.Format(time.RFC3339))
+	}
+	n.fault("driver", text)
+}
+
+// faultOf notes what is wrong with a device, or that nothing is.
+func (n *node) faultOf(of string, id pipefill.DeviceID, wrong string) {
+	if wrong != "" {
+		wrong = fmt.Sprintf("device %s: %s", id, wrong)
+	}
+	n.fault(of+string(id), wrong)
 }
 
 // lookAtMemory reads without the node's lock, which a GPU that has failed must
 // not hold up, and judges with it.
 func (n *node) lookAtMemory() {
 	for _, id := range n.metered() {
+		n.asking(id)
 		uses, err := n.meter.Read(id)
+		n.asking("")
 		n.mu.Lock()
 		if err != nil {
-			n.fault("memory-"+string(id), fmt.Sprintf("memory of %s is not watched: %v", id, err))
+			n.faultOf("memory-", id, fmt.Sprintf("its memory is not watched: %v", err))
 		} else {
-			n.fault("memory-"+string(id), "")
+			n.faultOf("memory-", id, "")
 			n.judgeGPU(id, uses)
 		}
 		n.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pipefill"
 	"pipefill/executor/device"
@@ -54,14 +55,14 @@ func TestJudgeMemory(t *testing.T) {
 type fakeMeter struct {
 	uses   []device.Use
 	err    error
-	health string
+	health device.Health
 	limits []string
 }
 
 var _ meter = (*fakeMeter)(nil)
 
-func (m *fakeMeter) Read(pipefill.DeviceID) ([]device.Use, error) { return m.uses, m.err }
-func (m *fakeMeter) Health(pipefill.DeviceID) (string, error)     { return m.health, m.err }
+func (m *fakeMeter) Read(pipefill.DeviceID) ([]device.Use, error)    { return m.uses, m.err }
+func (m *fakeMeter) Health(pipefill.DeviceID) (device.Health, error) { return m.health, m.err }
 
 func (m *fakeMeter) Limits() bool { return true }
 func (m *fakeMeter) Limit(id pipefill.DeviceID, group string, bytes int64) error {
@@ -78,6 +79,9 @@ func gpuNode(t *testing.T, mode pipefill.Mode) (*node, *fakeMeter, *fillJob, int
 	gpu := device.Device{ID: "gpu:GPU-a", Node: &device.Node{Major: 195}, TotalBytes: 80 << 30}
 	n, err := newNode(cfg, slog.New(slog.DiscardHandler), &cgroups{unified: t.TempDir(), name: "x"}, []device.Device{gpu}, disk{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if n.ledger, err = openLedger(filepath.Join(cfg.StateDir, "ledger"), disk{}); err != nil {
 		t.Fatal(err)
 	}
 	m := &fakeMeter{}
@@ -154,6 +158,19 @@ func TestFence_GPU(t *testing.T) {
 	}
 }
 
+func TestFence_NoMemoryIsLeft(t *testing.T) {
+	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
+	n.mains[100].rec.Devices[0].Openers = []process{{Pid: 1}}
+	for most, want := range map[int64]string{70: "", 79: "the main job has held 80896 MiB of the GPU's 81920 MiB, and its reserve= is 2048 MiB: no memory is left to fill jobs"} {
+		n.mains[100].rec.Devices[0].HighBytes = 0
+		m.uses = []device.Use{{Pid: os.Getpid(), Bytes: most << 30}}
+		n.lookAtMemory()
+		if md := n.snapshot().Mains[0]; md.Reason != want || md.Enabled != (want == "") {
+			t.Errorf("%d GiB: enabled %v, %q", most, md.Enabled, md.Reason)
+		}
+	}
+}
+
 func TestFence_GPU_Breach(t *testing.T) {
 	n, m, f, pid := gpuNode(t, pipefill.ModeChunked)
 	m.uses = []device.Use{{Pid: os.Getpid(), Bytes: 10 << 30}, {Pid: pid, Bytes: 5 << 30}}
@@ -223,15 +240,140 @@ func TestNode_ModeLaunch(t *testing.T) {
 
 func TestHealth_IsSaidUntilItIsOver(t *testing.T) {
 	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
+	main := n.mains[100]
+	main.rec.Devices[0].Openers = []process{{Pid: 1}}
+	m.uses = []device.Use{{Pid: os.Getpid(), Bytes: 70 << 30}}
+	n.lookAtMemory()
+	exclusive := "its compute mode lets one process use it"
 	for _, c := range []struct {
-		health string
-		err    error
-		want   string
-	}{{"it is too hot", nil, "device gpu:GPU-a: it is too hot"}, {"", errors.New("lost"), "device gpu:GPU-a: is not watched: lost"}, {"", nil, ""}} {
+		health     device.Health
+		err        error
+		fault      string
+		shut, slow string
+	}{
+		{device.Health{Slow: "it is too hot"}, nil, "device gpu:GPU-a: it is too hot", "", "it is too hot"},
+		{device.Health{Shut: exclusive}, nil, "device gpu:GPU-a: " + exclusive, exclusive, ""},
+		{device.Health{Shut: exclusive, Slow: "it is too hot"}, nil, "device gpu:GPU-a: " + exclusive + "; it is too hot", exclusive, "it is too hot"},
+		{device.Health{}, errors.New("GPU is lost"), "device gpu:GPU-a: is not watched: GPU is lost", "", ""},
+		{device.Health{}, nil, "", "", ""},
+	} {
 		m.health, m.err = c.health, c.err
 		n.lookAtHealth()
-		if got := n.faults["health-gpu:GPU-a"]; got != c.want {
-			t.Errorf("%q, want %q", got, c.want)
+		said := n.snapshot() // what the controller gets, for doctor and slots
+		if got := strings.Join(said.Faults, "\n"); got != c.fault {
+			t.Errorf("faults %q, want %q", got, c.fault)
+		}
+		md := said.Mains[0]
+		if md.Reason != c.shut || md.Enabled != (c.shut == "") || md.Slow != c.slow {
+			t.Errorf("%+v: enabled %v, reason %q, slow %q", c.health, md.Enabled, md.Reason, md.Slow)
 		}
 	}
+}
+
+// Through the real bindings, on an NVML of our own that has each trouble: what
+// doctor and slots get to say.
+func TestHealth_OfNVML(t *testing.T) {
+	library := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	if out, err := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-o", library, "device/testdata/fake_nvml.c").CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v: %s", err, out)
+	}
+	n, _, _, _ := gpuNode(t, pipefill.ModeChunked)
+	main := n.mains[100]
+	main.rec.Devices[0].Openers = []process{{Pid: 1}}
+	main.devices[0].device.ID, n.devices[0].ID = "gpu:GPU-aaaa", "gpu:GPU-aaaa"
+	main.rec.Devices[0].HighBytes = 1
+	m, err := device.OpenMeter(n.devices, library)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	n.meter = m
+	for call, want := range map[string]struct{ fault, shut, slow string }{
+		"":                {},
+		"powercap":        {},
+		"hot":             {"device gpu:GPU-aaaa: the hardware slows it down, it is too hot: look at fans", "", "too hot"},
+		"brake":           {"device gpu:GPU-aaaa: its power supply slows it down", "", "power supply"},
+		"exclusive":       {"device gpu:GPU-aaaa: its compute mode lets one process use it", "nvidia-smi -c DEFAULT", ""},
+		"exclusive swhot": {"nvidia-smi -c DEFAULT; the driver slows it down, it is too hot", "nvidia-smi -c DEFAULT", "too hot"},
+		"clocks":          {"device gpu:GPU-aaaa: is not watched: device gpu:GPU-aaaa: read why its clocks are slow: NVML: GPU is lost", "", ""},
+	} {
+		t.Setenv("FAKE_NVML", call)
+		n.lookAtHealth()
+		said := n.snapshot()
+		faults, md := strings.Join(said.Faults, "\n"), said.Mains[0]
+		if (faults == "") != (want.fault == "") || !strings.Contains(faults, want.fault) {
+			t.Errorf("%s: faults %q, want %q", call, faults, want.fault)
+		}
+		if md.Enabled != (want.shut == "") || !strings.Contains(md.Reason, want.shut) || (md.Slow == "") != (want.slow == "") || !strings.Contains(md.Slow, want.slow) {
+			t.Errorf("%s: enabled %v, %q, slow %q", call, md.Enabled, md.Reason, md.Slow)
+		}
+	}
+}
+
+// A driver that hangs is said by somebody else than who waits for it.
+func TestHealth_ADriverThatHangs(t *testing.T) {
+	n, _, _, _ := gpuNode(t, pipefill.ModeChunked)
+	now := time.Unix(1000, 0)
+	n.now = func() time.Time { return now }
+	n.asking("gpu:GPU-a")
+	for wait, want := range map[time.Duration]string{time.Second: "", time.Minute: "device gpu:GPU-a: the driver has not answered since"} {
+		now = time.Unix(1000, 0).Add(wait)
+		n.tickDriver()
+		if got := n.faults["driver"]; (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("after %s: %q", wait, got)
+		}
+	}
+	n.asking("")
+	n.tickDriver()
+	if got := n.faults["driver"]; got != "" {
+		t.Errorf("once it has answered: %q", got)
+	}
+}
+
+// Where the kernel lets nobody onto GPUs, that is found before a fill job is.
+func TestCanGrant(t *testing.T) {
+	null := []device.Device{{ID: "cpu:0", Cores: []int{0}}, {ID: "gpu:GPU-a", Node: &device.Node{Path: "/dev/null", Major: 1, Minor: 3}}}
+	broken := &cgroups{unified: t.TempDir(), name: "x"} // no groups there
+	if err := broken.canGrant(null[:1]); err != nil {
+		t.Errorf("without GPUs: %v", err)
+	}
+	if err := broken.canGrant(null); err == nil || !strings.Contains(err.Error(), "cgroup.freeze") {
+		t.Errorf("without groups: %v", err)
+	}
+	realGroup(t, 0) // or skips
+	c, err := findCgroups("/proc/self/mountinfo", fmt.Sprintf("executor_grant%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.leave)
+	if err := c.canGrant(null); err != nil {
+		t.Errorf("on this machine: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(c.unified, c.name, "assignment_*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+
+	n, _, _, _ := gpuNode(t, pipefill.ModeChunked)
+	n.fault("grants", "fill jobs cannot be let onto GPUs")
+	if md := n.snapshot().Mains[0]; md.Enabled || md.Reason != "fill jobs cannot be let onto GPUs" {
+		t.Errorf("%+v", md)
+	}
+}
+
+// What was wrong with a GPU is not said for ever once its main job has left.
+func TestHealth_EndsWithTheMainJob(t *testing.T) {
+	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
+	m.health, m.err = device.Health{Slow: "it is too hot"}, errors.New("GPU is lost")
+	n.lookAtMemory()
+	n.lookAtHealth()
+	if len(n.faults) != 2 {
+		t.Fatalf("faults %q", n.faults)
+	}
+	mains := n.mains
+	n.mains = map[int64]*mainJob{}
+	n.lookAtHealth()
+	if len(n.faults) != 0 || len(n.health) != 0 {
+		t.Errorf("faults %q, health %v", n.faults, n.health)
+	}
+	n.mains = mains
 }

@@ -18,6 +18,8 @@ func (t *deviceTotals) add(d *mainDevice, nowNs int64) {
 	t.ControlIterations += d.drain.totals.ControlIterations
 	t.BubbleNs += d.drain.totals.BubbleNs
 	t.OfferedNs += d.drain.totals.OfferedNs
+	t.CommNs += d.drain.totals.CommNs
+	t.OtherNs += d.drain.totals.OtherNs
 	u := d.usedHere
 	if d.fill != nil && d.fill.super != nil {
 		u = u.plus(d.fill.super.at.used(nowNs))
@@ -51,6 +53,8 @@ func (n *node) families() []metrics.Family {
 		count("control_iterations_total", "iterations in which nothing was offered, for comparison", func(t *deviceTotals) float64 { return float64(t.ControlIterations) }),
 		count("bubble_seconds_total", "bubbles announced, control iterations left out", func(t *deviceTotals) float64 { return seconds(t.BubbleNs) }),
 		count("offered_seconds_total", "gate open", func(t *deviceTotals) float64 { return seconds(t.OfferedNs) }),
+		count("comm_seconds_total", "never offered: waits for the transport and for collectives", func(t *deviceTotals) float64 { return seconds(t.CommNs) }),
+		count("other_seconds_total", "never offered: evaluation, checkpoints", func(t *deviceTotals) float64 { return seconds(t.OtherNs) }),
 		count("device_seconds_total", "charged to fill jobs: gate open, or not yet stopped", func(t *deviceTotals) float64 { return seconds(t.DeviceNs) }),
 		count("overrun_seconds_total", "of device_seconds, after the gate was shut", func(t *deviceTotals) float64 { return seconds(t.OverrunNs) }),
 		count("openings_total", "bubbles in which a fill job was let run", func(t *deviceTotals) float64 { return float64(t.Openings) }),

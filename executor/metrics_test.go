@@ -77,6 +77,8 @@ func TestDaemon_Metrics(t *testing.T) {
 	s.awaitEnd(t, pipefill.OutcomeCompleted)
 	stop()
 	put(main.at, eventCopy{iteration: 1, begin: 10 * ms, end: 40 * ms, deadline: 30 * ms, kind: 1, flags: eventOffered})
+	put(main.at, eventCopy{iteration: 1, begin: 40 * ms, end: 41 * ms, kind: 3, index: 1})
+	put(main.at, eventCopy{iteration: 1, begin: 45 * ms, end: 95 * ms, kind: 4, index: 255})
 	put(main.at, eventCopy{iteration: 1, begin: 5 * ms, end: 100 * ms, flags: eventIteration})
 	var before map[string]float64
 	within(t, 5*time.Second, "the iteration to be drained", func() bool {
@@ -85,6 +87,9 @@ func TestDaemon_Metrics(t *testing.T) {
 	})
 	if before["pipefill_bubble_seconds_total cpu:0"] != 0.03 || before["pipefill_offered_seconds_total cpu:0"] != 0.02 {
 		t.Errorf("%v", before)
+	}
+	if before["pipefill_comm_seconds_total cpu:0"] != 0.001 || before["pipefill_other_seconds_total cpu:0"] != 0.05 {
+		t.Errorf("what is never offered: %v", before)
 	}
 	for _, name := range []string{"iterations_total", "bubble_seconds_total", "offered_seconds_total", "device_seconds_total", "openings_total", "iteration_seconds"} {
 		if before["pipefill_"+name+" cpu:0"] <= 0 {

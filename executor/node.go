@@ -38,9 +38,13 @@ type node struct {
 	record nodeRecord
 	wants  []*want
 	faults map[string]string // by what is at fault
-	poke   chan struct{}     // something a controller should know changed
-	run    int64             // names this run to the controller
-	syncs  int64             // so many were made
+	health map[pipefill.DeviceID]device.Health
+
+	askedOf pipefill.DeviceID // of which GPU the driver is being asked, ""
+	askedAt time.Time
+	poke    chan struct{} // something a controller should know changed
+	run     int64         // names this run to the controller
+	syncs   int64         // so many were made
 
 	past map[pipefill.DeviceID]*deviceTotals // of main jobs that have ended
 	kept map[pipefill.DeviceID]keptRecording // the same
@@ -96,7 +100,7 @@ func newNode(cfg config, log *slog.Logger, groups *cgroups, devices []device.Dev
 		cfg: cfg, log: log, now: time.Now, //nolint:forbidigo // the clock is handed on from here
 		mono: monotonicNs, groups: groups, devices: devices, self: self,
 		state: state{cfg.StateDir, store}, mains: map[int64]*mainJob{}, fills: map[int64]*fillJob{},
-		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, poke: make(chan struct{}, 1),
+		orders: map[int64]pipefill.Assignment{}, faults: map[string]string{}, health: map[pipefill.DeviceID]device.Health{}, poke: make(chan struct{}, 1),
 		past: map[pipefill.DeviceID]*deviceTotals{}, kept: map[pipefill.DeviceID]keptRecording{}, asked: map[int64]bool{}, beats: map[*controlPage]bool{}, busy: make(chan struct{}, 1),
 	}
 	return n, nil

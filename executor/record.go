@@ -47,7 +47,7 @@ const (
 )
 
 // workKinds are enum pf_work of spank/pipefill.h.
-var workKinds = []string{"forward", "backward", "step"}
+var workKinds = []string{"forward", "backward", "step", "evaluation", "checkpoint"}
 
 // parseRecording reads recording: off, or a size per device.
 func parseRecording(text string) (int64, error) {

@@ -57,6 +57,7 @@ func TestRecording_InTheWordsOfTheWire(t *testing.T) {
 		{iteration: 3, begin: 10, end: 50, deadline: 40, kind: 1, flags: eventOffered, freeBytes: 7},
 		{iteration: 3, begin: 60, end: 70, kind: 1, index: 2, flags: eventWork},
 		{iteration: 3, begin: 70, end: 80, kind: 2, index: math.MaxUint32, flags: eventWork},
+		{iteration: 3, begin: 80, end: 85, kind: 4, index: math.MaxUint32, flags: eventWork},
 		{iteration: 3, begin: 70, end: 80, kind: 77, flags: eventWork}, // no work: not kept
 		{iteration: math.MaxUint64, begin: 5, end: 90, index: 9, kind: 99, flags: eventIteration | eventControl},
 		{begin: 1, end: math.MaxInt64, kind: 0},
@@ -68,12 +69,13 @@ func TestRecording_InTheWordsOfTheWire(t *testing.T) {
 		{Iteration: 3, Kind: "fwd-bwd", BeginNs: 10, EndNs: 50, DeadlineNs: 40, Flags: eventOffered},
 		{Iteration: 3, Kind: "backward", Index: 2, BeginNs: 60, EndNs: 70, Flags: eventWork},
 		{Iteration: 3, Kind: "step", Index: -1, BeginNs: 70, EndNs: 80, Flags: eventWork},
+		{Iteration: 3, Kind: "checkpoint", Index: -1, BeginNs: 80, EndNs: 85, Flags: eventWork},
 		{Iteration: math.MaxInt64, BeginNs: 5, EndNs: 90, Flags: eventIteration | eventControl},
 	}
 	if d := cmp.Diff(want, events); d != "" || len(chunks) != 0 {
 		t.Error(d, chunks)
 	}
-	if events, _ := told(r.ring, 75, 1000); len(events) != 2 {
+	if events, _ := told(r.ring, 75, 1000); len(events) != 3 {
 		t.Errorf("since 75: %+v", events)
 	}
 }

@@ -203,19 +203,26 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		g := d.governor
 		md := api.MainDevice{
 			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs, Budget: m.options.budget,
-			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Totals: d.drain.totals,
+			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Totals: d.drain.totals, Slow: n.health[d.device.ID].Slow,
 		}
 		switch {
 		case m.options.off:
 			md.Enabled, md.Reason = false, "turned off by its owner (--pipefill=off)"
 		case no != "":
 			md.Enabled, md.Reason = false, no
+		case n.faults["grants"] != "" && d.device.Node != nil:
+			md.Enabled, md.Reason = false, n.faults["grants"]
+		case n.health[d.device.ID].Shut != "":
+			md.Enabled, md.Reason = false, n.health[d.device.ID].Shut
 		case g.disabled != "":
 			md.Enabled, md.Reason = false, g.disabled
 		case len(m.rec.Devices[i].Openers) == 0:
-			md.Enabled, md.Reason = false, "its program has not opened the device"
+			md.Enabled, md.Reason = false, "its program has not opened the device: it is to import an engine that pipefill knows, or to call pf_open (engines.md)"
 		case n.meter != nil && d.device.Node != nil && n.memoryOf(m, d).high == 0:
 			md.Enabled, md.Reason = false, "the most memory that its program holds is not known yet"
+		case n.memoryOf(m, d).full():
+			md.Enabled, md.Reason = false, fmt.Sprintf("the main job has held %s of the GPU's %s, and its reserve= is %s: no memory is left to fill jobs",
+				mib(n.memoryOf(m, d).high), mib(d.device.TotalBytes), mib(m.reserve(d)))
 		}
 		md.Totals.FilledNs = d.usedHere.DeviceNs
 		if d.fill != nil && d.fill.super != nil {

@@ -96,6 +96,7 @@ func (n *node) tick() {
 	for _, m := range n.sortedMains() {
 		n.tickMain(m)
 	}
+	n.tickDriver()
 	if n.faults["ledger"] != "" {
 		if err := n.ledger.probe(); err == nil {
 			n.fault("ledger", "")

@@ -11,8 +11,8 @@ import (
 	"pipefill"
 )
 
-// driverLibrary is NVML as the driver installs it.
-const driverLibrary = "libnvidia-ml.so.1"
+// DriverLibrary is NVML as the driver installs it.
+const DriverLibrary = "libnvidia-ml.so.1"
 
 // symbols are what is called of NVML beyond what every driver has had: calling
 // one that the driver lacks would end the process (the bindings bind lazily).
@@ -50,7 +50,7 @@ func (d *driver) close() { _ = d.nvml.Shutdown() }
 
 // probeGPU looks a GPU up by its UUID.
 func probeGPU(id pipefill.DeviceID) (Device, error) {
-	d, err := openDriver(driverLibrary, "/dev")
+	d, err := openDriver(DriverLibrary, "/dev")
 	if err != nil {
 		return Device{}, fmt.Errorf("device %s: %w", id, err)
 	}
@@ -119,7 +119,7 @@ func (d *driver) list() string {
 // or each of the cores that cores tells, where no driver answers.
 func Here(cores []int) []pipefill.DeviceID {
 	var ids []pipefill.DeviceID
-	if d, err := openDriver(driverLibrary, "/dev"); err == nil {
+	if d, err := openDriver(DriverLibrary, "/dev"); err == nil {
 		defer d.close()
 		for uuid := range strings.SplitSeq(d.list(), ", ") {
 			if strings.HasPrefix(uuid, "GPU-") {

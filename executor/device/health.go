@@ -1,8 +1,6 @@
 package device
 
 import (
-	"strings"
-
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"pipefill"
@@ -21,36 +19,42 @@ var slowed = []struct {
 	{nvml.ClocksThrottleReasonHwSlowdown, "the hardware slows it down"},
 }
 
-// Health tells what of a GPU slows jobs down, or keeps fill jobs from it, that
-// is neither a main job's nor ours; "" if nothing does.
-func (m *Meter) Health(id pipefill.DeviceID) (string, error) {
+// Health is what is wrong with a GPU that is neither a main job's doing nor ours,
+// and what to do; "" where nothing is.
+type Health struct {
+	Shut string // it keeps fill jobs from the GPU
+	Slow string // it slows all jobs down
+}
+
+// Health asks the driver. What was read before a call failed is returned too.
+func (m *Meter) Health(id pipefill.DeviceID) (Health, error) {
+	var h Health
 	handle, ok := m.handles[id]
 	if !ok {
-		return "", pipefill.Errorf(pipefill.CodeNotFound, "device %s: is not metered", id)
+		return h, pipefill.Errorf(pipefill.CodeNotFound, "device %s: is not metered", id)
 	}
-	var wrong []string
 	mode, ret := handle.GetComputeMode()
 	if ret != nvml.SUCCESS {
-		return "", failure(id, "read its compute mode", ret)
+		return h, failure(id, "read its compute mode", ret)
 	}
 	if mode != nvml.COMPUTEMODE_DEFAULT {
-		wrong = append(wrong, "its compute mode lets one process use it, so that no fill job can: nvidia-smi -c DEFAULT")
+		h.Shut = "its compute mode lets one process use it, so that no fill job can: nvidia-smi -c DEFAULT"
 	}
 	if !m.driver.has("nvmlDeviceGetCurrentClocksThrottleReasons") {
-		return strings.Join(wrong, "; "), nil
+		return h, nil
 	}
 	reasons, ret := handle.GetCurrentClocksThrottleReasons()
 	if ret == nvml.ERROR_NOT_SUPPORTED {
-		return strings.Join(wrong, "; "), nil
+		return h, nil
 	}
 	if ret != nvml.SUCCESS {
-		return "", failure(id, "read why its clocks are slow", ret)
+		return h, failure(id, "read why its clocks are slow", ret)
 	}
 	for _, s := range slowed {
 		if reasons&s.bit != 0 {
-			wrong = append(wrong, s.text+": look at fans, airflow and power (nvidia-smi -q -d PERFORMANCE); slow-downs measured meanwhile are not of filling alone")
+			h.Slow = s.text + ": look at fans, airflow and power (nvidia-smi -q -d PERFORMANCE); slow-downs measured meanwhile are not of filling alone"
 			break
 		}
 	}
-	return strings.Join(wrong, "; "), nil
+	return h, nil
 }

@@ -26,12 +26,9 @@ type Meter struct {
 	handles map[pipefill.DeviceID]nvml.Device
 }
 
-// OpenMeter finds the GPUs among devices; nil where there are none. Close it.
-func OpenMeter(devices []Device) (*Meter, error) {
-	return openMeter(devices, driverLibrary)
-}
-
-func openMeter(devices []Device, library string) (*Meter, error) {
+// OpenMeter finds the GPUs among devices, by library (DriverLibrary); nil where
+// there are none. Close it.
+func OpenMeter(devices []Device, library string) (*Meter, error) {
 	m := &Meter{handles: map[pipefill.DeviceID]nvml.Device{}}
 	for _, dev := range devices {
 		if dev.Node == nil {

@@ -9,7 +9,7 @@ import (
 func TestMeter(t *testing.T) {
 	library, _ := fakeDriver(t)
 	gpus := []Device{{ID: "cpu:0"}, {ID: "gpu:GPU-aaaa", Node: &Node{}}}
-	m, err := openMeter(gpus, library)
+	m, err := OpenMeter(gpus, library)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestMeter(t *testing.T) {
 
 func TestMeter_Limits(t *testing.T) {
 	library, _ := fakeDriver(t, "-DLIMITS")
-	m, err := openMeter([]Device{{ID: "gpu:GPU-aaaa", Node: &Node{}}}, library)
+	m, err := OpenMeter([]Device{{ID: "gpu:GPU-aaaa", Node: &Node{}}}, library)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,10 +49,10 @@ func TestMeter_Limits(t *testing.T) {
 }
 
 func TestMeter_Nothing(t *testing.T) {
-	if m, err := openMeter([]Device{{ID: "cpu:0"}}, "/nonexistent"); m != nil || err != nil {
+	if m, err := OpenMeter([]Device{{ID: "cpu:0"}}, "/nonexistent"); m != nil || err != nil {
 		t.Errorf("a node without GPUs: %v, %v", m, err)
 	}
-	if _, err := openMeter([]Device{{ID: "gpu:GPU-aaaa", Node: &Node{}}}, "/nonexistent"); err == nil {
+	if _, err := OpenMeter([]Device{{ID: "gpu:GPU-aaaa", Node: &Node{}}}, "/nonexistent"); err == nil {
 		t.Error("no driver, and no error")
 	}
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An NVML for tests of the real bindings: two GPUs, and FAKE_NVML names the call that fails.
+// An NVML for tests of the real bindings: two GPUs, and FAKE_NVML names the calls that fail, parted by blanks.
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,8 +12,12 @@ static const char *const uuids[] = { "GPU-aaaa", "GPU-bbbb" };
 static int fails(const char *call)
 {
 	const char *which = getenv("FAKE_NVML");
+	size_t length = strlen(call);
 
-	return which && !strcmp(which, call);
+	for (; which && *which; which += strcspn(which, " "), which += strspn(which, " "))
+		if (strcspn(which, " ") == length && !strncmp(which, call, length))
+			return 1;
+	return 0;
 }
 
 int nvmlInit_v2(void)
@@ -119,6 +123,6 @@ int nvmlDeviceSetMemoryLimits_v1(void *device, struct limits *limits)
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons)
 {
 	(void) device;
-	*reasons = fails("hot") ? 0x40 | 0x8 : fails("swhot") ? 0x20 : fails("brake") ? 0x80 : fails("powercap") ? 0x4 : 0x1;
+	*reasons = fails("slowdown") ? 0x8 : fails("hot") ? 0x40 | 0x8 : fails("swhot") ? 0x20 : fails("brake") ? 0x80 : fails("powercap") ? 0x4 : 0x1;
 	return fails("clocks") ? 15 : fails("unsupported") ? 3 : 0; /* NVML_ERROR_NOT_SUPPORTED */
 }
