@@ -30,7 +30,7 @@ enum pf_kind {
 enum pf_work {
 	PF_FORWARD = 0,
 	PF_BACKWARD = 1,
-	PF_STEP = 2,	   /* the optimizer's */
+	PF_STEP = 2,       /* the optimizer's */
 	PF_EVALUATION = 3, /* these two name a phase, which is announced as a */
 	PF_CHECKPOINT = 4, /* bubble of PF_OTHER beside, for reports */
 };

@@ -57,10 +57,35 @@ func (r Run) figures() (chart.Section, error) {
 		{"bubbles", fmt.Sprintf("%.1f device-seconds while fill jobs were there", b.Seconds)},
 		{"filled", fmt.Sprintf("%.1f device-seconds, %.1f %% (%.2f outside bubbles)", b.FilledSeconds, b.RecoveredPct, b.OutsideSeconds)},
 	}
+	if text := r.Timeline.neverOffered(); text != "" {
+		rows = append(rows, []string{"never offered", text})
+	}
 	if r.Report.UsefulSeconds > 0 {
 		rows = append(rows, []string{"useful", fmt.Sprintf("%.1f %%: what completed takes %.1f s on an idle device", b.UsefulPct, r.Report.UsefulSeconds)})
 	}
 	return chart.Section{Heading: "In figures", Table: &chart.Table{Rows: rows}}, nil
+}
+
+// neverOffered sums up comm and other, and of these the phases that have a name;
+// "" where there is nothing.
+func (t Timeline) neverOffered() string {
+	sums := map[string]float64{}
+	for _, d := range t.Devices {
+		for _, s := range slices.Concat(d.Waits, slices.DeleteFunc(slices.Clone(d.Main), func(s Span) bool { return !isPhase(s.Name) })) {
+			sums[s.Name] += float64(s.EndNs-s.BeginNs) / 1e9
+		}
+	}
+	var parts []string
+	for _, name := range []string{"comm", "other", "evaluation", "checkpoint"} {
+		switch {
+		case sums[name] == 0:
+		case isPhase(name):
+			parts = append(parts, fmt.Sprintf("of that %.1f of %ss", sums[name], name))
+		default:
+			parts = append(parts, fmt.Sprintf("%.1f device-seconds of %s", sums[name], name))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Colours of the timeline, by what a span is.

@@ -117,6 +117,22 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// Phases that are never offered are in the figures, by their names where they have any.
+func TestPage_NeverOffered(t *testing.T) {
+	run := aRun(t)
+	if text := pageOf(t, run); strings.Contains(text, "never offered</td>") {
+		t.Error("nothing was kept from fill jobs, and the page says so")
+	}
+	d := &run.Timeline.Devices[0]
+	d.Waits = append(d.Waits, timeline.Span{Name: "comm", BeginNs: 1e9, EndNs: 1.5e9}, timeline.Span{Name: "other", BeginNs: 2e9, EndNs: 5e9})
+	d.Main = append(d.Main, timeline.Span{Name: "evaluation", BeginNs: 2e9, EndNs: 4e9}, timeline.Span{Name: "forward", BeginNs: 2e9, EndNs: 3e9},
+		timeline.Span{Name: "checkpoint", BeginNs: 4e9, EndNs: 5e9})
+	want := "0.5 device-seconds of comm, 3.0 device-seconds of other, of that 2.0 of evaluations, of that 1.0 of checkpoints"
+	if text := pageOf(t, run); !strings.Contains(text, want) {
+		t.Errorf("no %q", want)
+	}
+}
+
 // A run without fill jobs, and one cut short, have a page too.
 func TestPage_OfLittle(t *testing.T) {
 	run := aRun(t)

@@ -29,12 +29,15 @@ class TestEngines(Announced):
                     self.assertTrue(b.get("timed", [True]) and b.get("kept", True))
                 for rank, ran_ns in enumerate(run.filled_ns):
                     self.assertGreater(ran_ns, 0, f"rank {rank}")
+        return {name: (plain[name], run) for name, run in filled.items()}
 
     def test_deepspeed(self):
         self.train("deepspeed_rank.py")
 
     def test_megatron(self):
-        self.train("megatron_rank.py")
+        for name, (plain, filled) in self.train("megatron_rank.py").items():
+            self.assertFalse(plain.told["saves"])
+            self.assertTrue(filled.told["saves"], f"{name}: dist_checkpointing.save is not hooked")
 
 
 if __name__ == "__main__":

@@ -166,9 +166,9 @@ def save(schedule, stages, micro_batches):
     evaluation = type(schedule)(stages[0], micro_batches)  # without a loss; from 2.8 on, schedule.eval() is the same
     with torch.no_grad():
         trace.phase("evaluation", lambda: evaluation.step(*x))
-    state = stages[0].submod.state_dict()
+    state, folder = stages[0].submod.state_dict(), os.path.join(os.path.dirname(args.out), "dcp")
     trace.phase("checkpoint", lambda: torch.save(state, args.out + ".pt"))
-    trace.phase("checkpoint", lambda: checkpoint.save({f"stage {rank}": state}, checkpoint_id=os.path.join(os.path.dirname(args.out), "dcp")))
+    trace.phase("checkpoint", lambda: checkpoint.save({f"stage {rank}": state}, checkpoint_id=folder))
 
 
 def train(name, micro_batches):
