@@ -26,6 +26,11 @@ const (
 
 	wordOpen = 1
 
+	moveTell     = 1 // PF_MOVE_... of the control page's move
+	moveOut      = 2
+	moveOutShift = 8
+	moveInShift  = 16
+
 	eventOffered   = 1
 	eventControl   = 2
 	eventShort     = 4
@@ -75,7 +80,13 @@ type mainPage struct {
 	RingHead    atomic.Uint64 `c:"ring_head"`
 	IterationNs atomic.Uint64 `c:"iteration_ns"`
 	Stage       atomic.Uint32 `c:"stage"`
-	_           [36 + 832]byte
+	_           [36]byte
+
+	MoveBytes atomic.Uint64 `c:"move_bytes"`
+	MoveOutNs atomic.Uint64 `c:"move_out_ns"`
+	MoveInNs  atomic.Uint64 `c:"move_in_ns"`
+	MoveTimes atomic.Uint64 `c:"move_times"`
+	_         [800]byte
 
 	Ring [ringEvents]pageEvent `c:"ring"`
 }
@@ -98,7 +109,8 @@ type controlPage struct {
 	Recording  atomic.Uint32 `c:"recording"`
 	FloorNs    atomic.Uint64 `c:"floor_ns"`
 	Plan       atomic.Uint64 `c:"plan"`
-	_          [3992]byte
+	Move       atomic.Uint32 `c:"move"`
+	_          [3988]byte
 }
 
 // fillPage is written by the fill job alone (struct pf_fill_page).

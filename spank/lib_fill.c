@@ -28,7 +28,6 @@
 #define PLAN_DEADLINE_MS 200
 /* A daemon that did not store its beat for this long is dead: nobody would
  * stop us, so we do not run. */
-#define BEAT_STALE_NS 200000000ull
 /* A deadline further ahead is nonsense: no bubble is a minute long. */
 #define DEADLINE_FAR_NS 60000000000ull
 /* Longest spin before an expected opening. */
@@ -150,7 +149,7 @@ static int64_t left(const struct pf_fill *fill, uint64_t now, uint32_t *opening)
 	atomic_thread_fence(memory_order_acquire);
 	if (!(word & PF_WORD_OPEN) || LOAD(fill->main->word) != word)
 		return -1;
-	if (now > beat_ns && now - beat_ns > BEAT_STALE_NS)
+	if (now > beat_ns && now - beat_ns > PF_BEAT_STALE_NS)
 		return -1;
 	if (deadline_ns > now + DEADLINE_FAR_NS)
 		return -1;

@@ -138,6 +138,7 @@ static void begin_handle(struct pf_main *main)
 	choose_control(main);
 	PUBLISH(page->word, LOAD(page->word) & ~PF_WORD_OPEN);
 	STORE(page->next_begin_ns, 0);
+	STORE(page->move_bytes, 0);
 	STORE(page->beat_ns, main->iteration_begin_ns);
 	PUBLISH(page->pid, (uint32_t) getpid());
 	main->alive = 1;
@@ -434,6 +435,48 @@ void pf_free_bytes(struct pf_main *main, uint64_t free_bytes)
 		STORE(main->page->free_bytes, free_bytes);
 }
 
+uint64_t pf_iteration_number(const struct pf_main *main)
+{
+	return main && main->alive ? LOAD(main->page->iteration) : 0;
+}
+
+int pf_moves(const struct pf_main *main, uint64_t iteration, uint32_t *out,
+	     uint32_t *in)
+{
+	const struct pf_control_page *control;
+	uint32_t move;
+
+	if (!main || !main->alive)
+		return -1;
+	control = main->control;
+	move = LOAD(control->move);
+	if (!(move & PF_MOVE_TELL))
+		return -1;
+	if (iteration == PF_THIS_ITERATION)
+		iteration = LOAD(main->page->iteration);
+	/* What moving costs the main job is seen by what iterations take in
+	 * which it is not done. */
+	if (!(move & PF_MOVE_OUT) || !LOAD(control->enabled) ||
+	    pf_page_is_control(LOAD(control->seed), iteration,
+			       LOAD(control->control_ppm)) ||
+	    LOAD(control->beat_ns) + PF_BEAT_STALE_NS < now_ns())
+		return 0;
+	*out = move >> PF_MOVE_OUT_SHIFT & 0xffu;
+	*in = move >> PF_MOVE_IN_SHIFT & 0xffu;
+	return *out <= *in;
+}
+
+void pf_movable(struct pf_main *main, uint64_t bytes, uint64_t out_ns,
+		uint64_t in_ns, uint64_t times)
+{
+	if (!main || !main->alive)
+		return;
+	STORE(main->page->move_out_ns, out_ns);
+	STORE(main->page->move_in_ns, in_ns);
+	PUBLISH(main->page->move_bytes, bytes);
+	PUBLISH(main->page->move_times, times);
+}
+
 void pf_close(struct pf_main *main)
 {
 	if (!main)
@@ -441,6 +484,7 @@ void pf_close(struct pf_main *main)
 	if (main->alive) {
 		pf_bubble_end(main);
 		STORE(main->page->next_begin_ns, 0);
+		STORE(main->page->move_bytes, 0);
 		PUBLISH(main->page->pid, 0);
 		munmap(main->page, PF_MAIN_SIZE);
 		munmap((void *) main->control, PF_CONTROL_SIZE);

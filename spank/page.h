@@ -28,6 +28,16 @@
 
 #define PF_SHARE_MAX_PPM 2000000u
 
+/* A daemon whose control.beat_ns is older is dead or does not get its core. */
+#define PF_BEAT_STALE_NS 200000000ull
+
+/* control.move: what of the main job's state is to leave the device over
+ * bubbles. MOVE_OUT before bubble out, back from the end of bubble in on. */
+#define PF_MOVE_TELL 1u /* what could leave is to be told (main.move_bytes) */
+#define PF_MOVE_OUT 2u
+#define PF_MOVE_OUT_SHIFT 8u /* 8 bits: the index of bubble out */
+#define PF_MOVE_IN_SHIFT 16u /* 8 bits: the index of bubble in */
+
 #define PF_RING_EVENTS 1008u /* 1008 * 64 bytes + 1024 = 65536 */
 
 /* Word: bit 0 open, the rest a count of openings. A futex on cpu devices. */
@@ -94,7 +104,13 @@ struct pf_main_page {
 	_Atomic uint64_t iteration_ns; /* median of recent iterations */
 	_Atomic uint32_t stage;        /* of the pipeline, + 1; 0: not said */
 	uint8_t pad2[36];
-	uint8_t pad3[832];
+
+	_Atomic uint64_t move_bytes;  /* line 3, offset 192: of state that could
+					 leave the device; 0: none */
+	_Atomic uint64_t move_out_ns; /* what its leaving takes */
+	_Atomic uint64_t move_in_ns;  /* and its coming back */
+	_Atomic uint64_t move_times;  /* how often it has left */
+	uint8_t pad3[800];
 
 	struct pf_event ring[PF_RING_EVENTS]; /* offset 1024 */
 };
@@ -126,7 +142,8 @@ struct pf_control_page {
 				      short, learned or not; 0: none */
 	_Atomic uint64_t plan;      /* 96: names the fill job's execution plan,
 				      which gate.sock hands out; 0: none */
-	uint8_t pad2[3992];
+	_Atomic uint32_t move;      /* 104: PF_MOVE_...; 0: nothing of it */
+	uint8_t pad2[3988];
 };
 
 #define PF_FILL_PROCESSES 64u
@@ -167,11 +184,13 @@ _Static_assert(offsetof(struct pf_main_page, begin_ns) == 80, "begin_ns");
 _Static_assert(offsetof(struct pf_main_page, next_begin_ns) == 120, "next");
 _Static_assert(offsetof(struct pf_main_page, beat_ns) == 128, "beat_ns");
 _Static_assert(offsetof(struct pf_main_page, stage) == 152, "stage");
+_Static_assert(offsetof(struct pf_main_page, move_bytes) == 192, "move_bytes");
 _Static_assert(offsetof(struct pf_main_page, ring) == 1024, "ring");
 _Static_assert(sizeof(struct pf_main_page) == PF_MAIN_SIZE, "main size");
 _Static_assert(offsetof(struct pf_control_page, seed) == 32, "seed");
 _Static_assert(offsetof(struct pf_control_page, fill_stop) == 80, "stop");
 _Static_assert(offsetof(struct pf_control_page, recording) == 84, "recording");
+_Static_assert(offsetof(struct pf_control_page, move) == 104, "move");
 _Static_assert(sizeof(struct pf_control_page) == PF_CONTROL_SIZE, "control");
 _Static_assert(offsetof(struct pf_fill_page, opening) == 64, "opening");
 _Static_assert(offsetof(struct pf_fill_page, process) == 128, "process");

@@ -74,6 +74,27 @@ void pf_work(struct pf_main *main, enum pf_work work, uint32_t micro_batch,
 
 /* Device memory that fill jobs may use from the next bubble on, in bytes. */
 void pf_free_bytes(struct pf_main *main, uint64_t free_bytes);
+
+/* pf_moves's iteration that has begun last. */
+#define PF_THIS_ITERATION UINT64_MAX
+
+/* Whether optimizer state is to leave the device over bubbles of an iteration
+ * (0, 1, ...: pf_iteration_number says which one it is now), because a fill
+ * job's plan finds that it pays. Ask once an iteration. -1: nothing of it is
+ * wanted; 0: not in this one, but what could leave is to be told
+ * (pf_movable); 1: it is to be gone before bubble *out begins, and may come
+ * back once bubble *in is over. 0 for control iterations, and where pipefilld
+ * has not lived for 200 ms. Any thread. */
+int pf_moves(const struct pf_main *main, uint64_t iteration, uint32_t *out,
+	     uint32_t *in);
+uint64_t pf_iteration_number(const struct pf_main *main);
+
+/* Tells of how many bytes could leave, what leaving and coming back take, and
+ * how often they have left. 0 bytes: they stay from now on, whatever pf_moves
+ * says, and a fill job that counts on their room has to go. Stores only. Any
+ * thread, one at a time. */
+void pf_movable(struct pf_main *main, uint64_t bytes, uint64_t out_ns,
+		uint64_t in_ns, uint64_t times);
 void pf_close(struct pf_main *main);
 
 /* The device's name ("cpu:0-3"), valid until pf_close. */

@@ -53,6 +53,12 @@ int pf_stream_end(struct pf_stream *handle, void *stream);
 /* Enqueues that the next iteration begins. */
 int pf_stream_iteration(struct pf_stream *handle, void *stream);
 
+/* As pf_moves, of the iteration that was enqueued last, and pf_movable. */
+int pf_stream_moves(const struct pf_stream *handle, uint32_t *out,
+		    uint32_t *in);
+void pf_stream_movable(struct pf_stream *handle, uint64_t bytes,
+		       uint64_t out_ns, uint64_t in_ns, uint64_t times);
+
 /* What is held now is known to be there: it is released at once. Any thread. */
 void pf_stream_ready(struct pf_stream *handle);
 

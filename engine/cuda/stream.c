@@ -83,6 +83,7 @@ struct pf_stream {
 
 	/* The program's side. */
 	uint32_t number;
+	uint64_t iteration; /* that was enqueued last */
 	struct entry ring[RING];
 	_Atomic uint32_t tail;
 
@@ -228,7 +229,26 @@ int pf_stream_end(struct pf_stream *s, void *stream)
 
 int pf_stream_iteration(struct pf_stream *s, void *stream)
 {
-	return enqueue(s, stream, ITERATION, 0, 0, 0, 0);
+	int result = enqueue(s, stream, ITERATION, 0, 0, 0, 0);
+
+	if (!result)
+		s->iteration++;
+	return result;
+}
+
+int pf_stream_moves(const struct pf_stream *s, uint32_t *out, uint32_t *in)
+{
+	/* Where nothing is announced fill work never runs. */
+	if (!s || atomic_load(&s->failed))
+		return -1;
+	return pf_moves(s->main, s->iteration, out, in);
+}
+
+void pf_stream_movable(struct pf_stream *s, uint64_t bytes, uint64_t out_ns,
+		       uint64_t in_ns, uint64_t times)
+{
+	if (s)
+		pf_movable(s->main, bytes, out_ns, in_ns, times);
 }
 
 void pf_stream_ready(struct pf_stream *s)
@@ -448,6 +468,7 @@ static int start(struct pf_stream *s, const char *device, const char *driver,
 	s->main = pf_open(device);
 	if (!s->main)
 		return -1; /* pf_open has said why */
+	s->iteration = pf_iteration_number(s->main);
 	probe(s);
 	s->iteration_began_ns = now_ns(CLOCK_MONOTONIC);
 	/* The program's signals are none of this thread's. */

@@ -15,6 +15,7 @@ from . import _lib
 
 INDICES = 256  # bubbles of one iteration that can be told apart (PF_LEARN_INDICES)
 PHASE = INDICES - 1  # the index of phases; an engine with that many bubbles loses nothing but their lengths
+_THIS_ITERATION = 2**64 - 1  # PF_THIS_ITERATION
 
 
 class Kind(enum.IntEnum):
@@ -63,6 +64,15 @@ class Phases:
 
 def _nothing(*_):
     """What an absent library does."""
+
+
+def moves_of(function, *arguments):
+    """What pf_moves or pf_stream_moves says, as Main.moves() returns it."""
+    out_bubble, in_bubble = ctypes.c_uint32(), ctypes.c_uint32()
+    said = function(*arguments, ctypes.byref(out_bubble), ctypes.byref(in_bubble))
+    if said < 0:
+        return None
+    return (out_bubble.value, in_bubble.value) if said else ()
 
 
 class Main(Phases):
@@ -115,6 +125,19 @@ class Main(Phases):
         if self._handle is None or index >= INDICES:
             return _nothing
         return functools.partial(self.begin, ctypes.c_int(kind), ctypes.c_uint32(index))
+
+    def moves(self):
+        """(out, in): optimizer state is to be gone before bubble out of this iteration begins, and may come back once
+        bubble in is over. (): not in this one, but what could leave is to be told; None: nothing of it is wanted."""
+        if self._handle is None or self._library.pf_moves is None:
+            return None
+        return moves_of(self._library.pf_moves, self._handle, _THIS_ITERATION)
+
+    def movable(self, size, out_ns, in_ns, times):
+        """Tells how many bytes could leave, what leaving and coming back take, and how often they have left; 0 bytes: they
+        stay from now on."""
+        if self._handle is not None and self._library.pf_movable is not None:
+            self._library.pf_movable(self._handle, size, out_ns, in_ns, times)
 
     @property
     def attached(self):

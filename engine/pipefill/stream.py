@@ -9,7 +9,7 @@ is announced, and nothing held, where the driver or a call fails.
 import ctypes
 import os
 
-from .bubble import INDICES, Phases
+from .bubble import INDICES, Phases, moves_of
 
 _SIGNATURES = {
     "pf_stream_open": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]),
@@ -17,6 +17,8 @@ _SIGNATURES = {
                                        ctypes.c_int]),
     "pf_stream_end": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
     "pf_stream_iteration": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
+    "pf_stream_moves": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32)]),
+    "pf_stream_movable": (None, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64]),
     "pf_stream_ready": (None, [ctypes.c_void_p]),
     "pf_stream_holds": (ctypes.c_int, [ctypes.c_void_p]),
     "pf_stream_failed": (ctypes.c_char_p, [ctypes.c_void_p]),
@@ -132,6 +134,15 @@ class Main(Phases):
 
     def work(self, *_):
         """As bubble.Main.work: nothing is noted."""
+
+    def moves(self):
+        """As bubble.Main.moves, of the iteration that was enqueued last."""
+        return moves_of(self._library.pf_stream_moves, self._handle) if self._handle is not None else None
+
+    def movable(self, size, out_ns, in_ns, times):
+        """As bubble.Main.movable."""
+        if self._handle is not None:
+            self._library.pf_stream_movable(self._handle, size, out_ns, in_ns, times)
 
     def ready(self):
         """What is held now is known to be there."""

@@ -189,6 +189,47 @@ static void test_hold(void)
 	fake_stop(&d);
 }
 
+/* A program that runs ahead asks for the iteration that it enqueues, not for
+ * the one that the device has come to. */
+static void test_moves(void)
+{
+	struct fake_daemon d;
+	struct pf_stream *s;
+	void *stream = fake.stream();
+	uint32_t out = 0, in = 0;
+	uint64_t i, wrong = 0, moved = 0;
+
+	fake_start(&d, FAKE_NONE);
+	d.main->iteration = 7; /* of a handle before this one */
+	s = pf_stream_open(NULL, library);
+	tap_ok(pf_stream_moves(s, &out, &in) == -1, "nothing is to move");
+	d.control->move = PF_MOVE_TELL | PF_MOVE_OUT | 3u << PF_MOVE_OUT_SHIFT |
+			  4u << PF_MOVE_IN_SHIFT;
+	d.control->control_ppm = 500000;
+	fake.kernel(stream, 50 * MS, NULL); /* the device is not there yet */
+	for (i = 7; i < 57; i++) {
+		int moves = pf_stream_moves(s, &out, &in);
+
+		moved += moves == 1 && out == 3 && in == 4;
+		wrong +=
+			moves == pf_page_is_control(d.control->seed, i, 500000);
+		pf_stream_iteration(s, stream);
+	}
+	tap_ok(!wrong && moved > 10 && moved < 40,
+	       "ahead of the device %d of 50 iterations move, and no control "
+	       "iteration",
+	       (int) moved);
+	tap_ok(!fake.synchronize(stream, PATIENCE) && seen(&d, 57),
+	       "which are those that the device comes to");
+	pf_stream_movable(s, 1 << 20, 2, 3, 4);
+	tap_ok(d.main->move_bytes == 1 << 20 && d.main->move_times == 4,
+	       "what could move is told");
+	pf_stream_close(s);
+	tap_ok(pf_stream_moves(NULL, &out, &in) == -1, "no handle, no move");
+	pf_stream_movable(NULL, 1, 2, 3, 4);
+	fake_stop(&d);
+}
+
 /* Whatever the driver does, the stream goes through. */
 static void test_faults(void)
 {
@@ -363,6 +404,7 @@ int main(int argc, char **argv)
 	test_events();
 	test_full();
 	test_left_behind();
+	test_moves();
 	test_faults();
 	return tap_done();
 }
