@@ -29,10 +29,25 @@ class TestSetting(unittest.TestCase):
                 away.told(text)
 
     def test_nothing_is_registered_unless_told(self):
-        torch = mock.Mock()
+        torch, main = mock.Mock(), mock.Mock(**{"moves.return_value": None})
         with mock.patch.dict(os.environ, {"PIPEFILL_OFFLOAD": ""}):
-            self.assertIsNone(away.wanted(torch))
-        self.assertEqual(torch.mock_calls, [])
+            found = away.wanted(torch)
+        for _ in range(40):
+            found.ask(main)
+            found.begin(0)
+            found.end(0)
+        self.assertEqual((torch.mock_calls, main.movable.mock_calls), ([], []))
+
+    def test_a_node_cannot_have_what_is_not_there(self):
+        old, main = types.ModuleType("torch.optim.optimizer"), mock.Mock(**{"moves.return_value": (1, 2)})
+        found = away.Away(mock.Mock())
+        with mock.patch.dict(sys.modules, {"torch.optim.optimizer": old}), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                found.ask(main)
+                found.begin(1)
+        self.assertIn("no attribute 'register_optimizer_step_pre_hook'", str(caught[0].message))
+        self.assertEqual((len(caught), main.movable.call_args), (1, mock.call(0, 0, 0, 0)))
 
     def test_what_cannot_be_had_is_said(self):
         old = types.ModuleType("torch.optim.optimizer")  # as before PyTorch 2.0

@@ -54,8 +54,8 @@ class Free:
         self._due = due(self._iteration)
         self._iteration += 1
 
-    def at(self, index, main):
-        """This bubble is about to begin: releases what is to be, and looks if it is time; tells main."""
+    def at(self, index, main, unsaid=0):
+        """This bubble is about to begin: releases what is to be, and looks if it is time; tells main, of unsaid bytes less."""
         if index in self._released:
             begin_ns = time.monotonic_ns()
             self._cuda.empty_cache()
@@ -63,6 +63,6 @@ class Free:
         if not self._due:
             return
         looks = self.seen.setdefault(index, [])
-        looks.append(self._cuda.mem_get_info()[0])
+        looks.append(max(0, self._cuda.mem_get_info()[0] - unsaid))
         del looks[:-KEPT]
         main.free(index, min(looks))

@@ -183,7 +183,7 @@ class Waits:
         self._astray = False  # this iteration is not as the last one was
         self._ended_ns = 0
         self.memory = None  # what learns a device's free memory
-        self.away = None  # what moves optimizer state out, where that is asked for
+        self.away = None  # what moves optimizer state out, where that is asked for, on a GPU
         self._index = None  # of the bubble that is announced, where something is moved
         self._posted = None  # what was posted last, with nothing since
         self._early = False  # the next wait's bubble has begun already
@@ -220,6 +220,8 @@ class Waits:
         self.main.iteration()
         if self.memory is not None:
             self.memory.iteration()
+        if self.away is not None:
+            self.away.ask(self.main)
         cycle = self._cycles.get(key)
         if cycle is None:
             # Indices rise within an iteration. A key that comes when they are used up begins again at 0: what was
@@ -299,7 +301,7 @@ class Waits:
                 self._index = cycle.numbers[position]
                 self.away.begin(self._index)
             if self.memory is not None:
-                self.memory.at(cycle.numbers[position], self.main)
+                self.memory.at(cycle.numbers[position], self.main, self.away.unsaid if self.away is not None else 0)
             announce()
         self._open = cycle.open_after[position]
         return True
