@@ -55,8 +55,18 @@ type MainDevice struct {
 	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
 	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
 	Budget    float64              `json:"budget"`             // of slow-down that is accepted, as 0.01
-	Cycle     pipefill.BubbleCycle `json:"cycle"`
+	Cycle     pipefill.BubbleCycle `json:"cycle"`              // as with nothing moved
+	Movable   *Movable             `json:"movable,omitempty"`
 	Totals    MainTotals           `json:"totals"`
+}
+
+// Movable is the optimizer state that a main job's program could move out of a
+// device over bubbles, by its own word, where site and owner let it. Nil:
+// nothing is, and a Plan must not have a Move.
+type Movable struct {
+	Bytes int64 `json:"bytes"`
+	OutNs int64 `json:"out_ns"` // what leaving takes, of the bubble that it leaves in
+	InNs  int64 `json:"in_ns"`  // what coming back takes, beside what is computed then
 }
 
 // MainTotals sums a main job's device since it attached. All durations in ns.
@@ -106,6 +116,15 @@ type Plan struct {
 	Assignment int64           `json:"assignment"`
 	ID         uint64          `json:"id"`   // names Text by its content
 	Text       json.RawMessage `json:"text"` // docs/plans.md, "handed to the job"; the node does not look into it
+	Move       *PlanMove       `json:"move,omitempty"`
+}
+
+// PlanMove is the state of the main job that a Plan counts on to be away: from
+// before bubble Out begins to the end of bubble In, by their indices.
+type PlanMove struct {
+	Out   int   `json:"out"`
+	In    int   `json:"in"`
+	Bytes int64 `json:"bytes"` // of room that this makes
 }
 
 // NodeOrders is the controller's answer to a sync.

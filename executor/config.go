@@ -34,6 +34,7 @@ type config struct {
 	Budget     string         `yaml:"budget"`
 	FillSched  fillSched      `yaml:"fill_sched"`     // idle or normal
 	LaunchLib  string         `yaml:"launch_library"` // libpipefill_launch.so for fill jobs of mode launch; "" lets none in
+	MoveState  string         `yaml:"move_state"`     // off, or plan: optimizer state of main jobs leaves GPUs where a fill job's plan gains by it
 	Control    string         `yaml:"control"`        // iterations withheld for comparison: a percentage, or auto
 	Metrics    string         `yaml:"metrics"`        // IP:PORT for Prometheus; "" for none
 	LogLevel   string         `yaml:"log_level"`
@@ -58,7 +59,7 @@ type configDevice struct {
 func defaultConfig() config {
 	return config{
 		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, FloorMs: 0, Budget: "1%",
-		FillSched: schedIdle, Control: "auto", LogLevel: "info", Recording: "off",
+		FillSched: schedIdle, MoveState: moveOff, Control: "auto", LogLevel: "info", Recording: "off",
 	}
 }
 
@@ -194,6 +195,9 @@ func (c *config) checkFilling(wrong func(format string, args ...any)) {
 		}
 		c.control = func(uint64) uint32 { return uint32(share * 1e6) }
 	}
+	if c.MoveState != moveOff && c.MoveState != movePlan {
+		wrong("move_state: %q: write off, or plan to let optimizer state of main jobs leave GPUs where a plan gains by it", c.MoveState)
+	}
 	if c.FillSched != schedIdle && c.FillSched != schedNormal {
 		wrong("fill_sched: %q: write idle or normal", c.FillSched)
 	}
@@ -252,6 +256,7 @@ type mainOptions struct {
 	share   float64
 	reserve int64 // bytes of device memory that are never offered
 	off     bool
+	stay    bool // its state stays on the device
 }
 
 func (c *config) mainOptions(text string) mainOptions {
@@ -261,6 +266,8 @@ func (c *config) mainOptions(text string) mainOptions {
 		switch key {
 		case "off":
 			o.off = true
+		case "move":
+			o.stay = value == "off"
 		case "budget":
 			if v, err := parseShare(value); err == nil && v > 0 {
 				o.budget = v

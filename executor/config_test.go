@@ -44,7 +44,7 @@ func TestConfig_Defaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.GuardMs != 5 || c.Share != 0.9 || c.MinMs != 4 || c.budget != 0.01 || c.RunDir != "/run/pipefill" || c.ids()[0] != "cpu:0" {
+	if c.MoveState != moveOff || c.GuardMs != 5 || c.Share != 0.9 || c.MinMs != 4 || c.budget != 0.01 || c.RunDir != "/run/pipefill" || c.ids()[0] != "cpu:0" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -57,6 +57,8 @@ func TestConfig_MainOptions(t *testing.T) {
 		"share=0.95":                   {budget: 0.01, share: 0.9}, // the site's is the most
 		"off,reserve=2GiB":             {budget: 0.01, share: 0.9, reserve: 2 << 30, off: true},
 		"budget=x,share=-1,share=NaN,": {budget: 0.01, share: 0.9},
+		"move=off,budget=2%":           {budget: 0.02, share: 0.9, stay: true},
+		"move=on":                      {budget: 0.01, share: 0.9},
 		"reserve=2,reserve=":           {budget: 0.01, share: 0.9},
 	} {
 		if got := c.mainOptions(text); got != want {

@@ -207,9 +207,9 @@ func (n *node) metered() []pipefill.DeviceID {
 				continue
 			}
 			ids = append(ids, d.device.ID)
-			if f := d.fill; f != nil && !f.limited && f.rec.Assignment.MemBytes > 0 && n.meter.Limits() {
-				f.limited = true
-				limits = append(limits, order{d.device.ID, f.group.unified, f.rec.Assignment.MemBytes})
+			if f := d.fill; f != nil && f.limited != f.mayHold() && n.meter.Limits() {
+				f.limited = f.mayHold()
+				limits = append(limits, order{d.device.ID, f.group.unified, f.limited})
 			}
 		}
 	}
@@ -268,7 +268,10 @@ func exists(pid int) bool {
 // judgeFill ends a fill job that holds too much, or has come to be in the way.
 func (n *node) judgeFill(f *fillJob, used int64, m memory) {
 	a := f.rec.Assignment
-	outcome, reason := judgeMemory(a.MemBytes, used, m, a.Device)
+	if m.high > 0 {
+		m.high = max(1, m.high-f.room())
+	}
+	outcome, reason := judgeMemory(f.mayHold(), used, m, a.Device)
 	if outcome == "" {
 		return
 	}
@@ -367,7 +370,7 @@ func (m *mainJob) reserve(d *mainDevice) int64 {
 
 // cycle is the bubbles that are offered, with no more memory than is offered.
 func (n *node) cycle(m *mainJob, d *mainDevice) pipefill.BubbleCycle {
-	c := d.drain.cycle(n.terms(m, d))
+	c := d.unmoved(d.drain.cycle(n.terms(m, d)))
 	offered, ok := n.memoryOf(m, d).offered()
 	if !ok {
 		return c

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pipefill"
+	"pipefill/api"
 )
 
 // fillJob is an assignment that has reached this node.
@@ -28,10 +29,14 @@ type fillJob struct {
 	absent    int
 	chunkTail uint64 // of the supervisor's chunks, up to where they are recorded
 
-	plan heldPlan // none: its file is nil
+	plan    heldPlan  // none: its file is nil
+	waiting *api.Plan // handed out once its move has been done
 
-	limited   bool // the driver was told its memory
-	strangers int  // looks in a row that found a process of it on the GPU past the launch library
+	moved     uint64 // of the main page's MoveTimes, when the move was ordered
+	cuts      int    // of the governor, then
+	follows   bool   // it has said that it follows the plan that counts on the move
+	limited   int64  // the memory that the driver was told
+	strangers int    // looks in a row that found a process of it on the GPU past the launch library
 }
 
 const (

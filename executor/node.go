@@ -77,6 +77,7 @@ type mainDevice struct {
 	usedHere used // by fill jobs that have ended here
 	trace    *eventTrace
 	record   *recording // nil: off
+	noMove   string     // why the main job's state stays there for the rest of it
 	handed   struct {   // the main page, last
 		to process
 		at time.Time
@@ -298,6 +299,7 @@ func (n *node) steer(m *mainJob, d *mainDevice) {
 		enabled = 0
 	}
 	c.Enabled.Store(enabled)
+	c.Move.Store(n.moveWord(m, d, enabled != 0))
 }
 
 func (m *mainJob) deviceIDs() []pipefill.DeviceID {

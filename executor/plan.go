@@ -14,8 +14,9 @@ import (
 // nobody can change. The daemon does not look into it: the job's own profile is
 // in it.
 type heldPlan struct {
-	id   uint64
-	file *os.File
+	id    uint64
+	file  *os.File
+	moves bool // it counts on state of the main job to be away
 }
 
 // planSeals keep a plan as it is, in whoever's hands.
@@ -32,9 +33,15 @@ func (p *heldPlan) close() {
 // there all the same, lest it be sent for ever.
 func (n *node) takePlan(p api.Plan) {
 	f := n.fills[p.Assignment]
-	if f == nil || f.ended() || p.ID == 0 || f.plan.id == p.ID {
+	if f == nil || f.ended() || p.ID == 0 || f.planID() == p.ID || !n.takeMove(f, p) {
 		return
 	}
+	n.handPlan(f, p)
+}
+
+// handPlan is takePlan, once what the plan counts on is there.
+func (n *node) handPlan(f *fillJob, p api.Plan) {
+	f.waiting = nil
 	file, err := planFile(p.Text)
 	if err != nil {
 		n.log.Warn("plan not taken: the fill job goes on with the one before", "assignment", p.Assignment, "err", err)
@@ -42,12 +49,20 @@ func (n *node) takePlan(p api.Plan) {
 		return
 	}
 	f.plan.close()
-	f.plan = heldPlan{p.ID, file}
+	f.plan = heldPlan{p.ID, file, p.Move != nil}
 	if f.device != nil {
 		f.device.control.at.Plan.Store(p.ID)
 	}
 	n.changed()
 	n.log.Info("plan taken", "fill_job_id", f.rec.Assignment.Job.JobID, "assignment", p.Assignment, "bytes", len(p.Text))
+}
+
+// planID names the plan that the node has of a fill job.
+func (f *fillJob) planID() uint64 {
+	if f.waiting != nil {
+		return f.waiting.ID
+	}
+	return f.plan.id
 }
 
 // planFile puts text into a sealed memfd.

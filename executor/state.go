@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"pipefill"
+	"pipefill/api"
 )
 
 // process names one process for as long as the machine is up: a number alone
@@ -61,6 +62,7 @@ type fillRecord struct {
 	Supervisor process             `json:"supervisor"`
 	Fill       inode               `json:"fill"`
 	Stopping   pipefill.Outcome    `json:"stopping,omitempty"` // being ended by us, as this
+	Move       *api.PlanMove       `json:"move,omitempty"`     // that its plan counts on
 }
 
 // nodeRecord is what the node knows besides.

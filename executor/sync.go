@@ -165,7 +165,7 @@ func (n *node) snapshot() api.NodeSync {
 		a := f.rec.Assignment
 		s.Assignments = append(s.Assignments, api.NodeAssignment{
 			ID: a.ID, Job: a.Job, Device: a.Device, State: a.State, Outcome: a.Outcome, Reason: a.Reason,
-			ExitCode: f.rec.ExitCode, EndedMs: f.rec.EndedMs, Plan: f.plan.id, At: f.planPosition(),
+			ExitCode: f.rec.ExitCode, EndedMs: f.rec.EndedMs, Plan: f.planID(), At: f.planPosition(),
 		})
 	}
 	for _, w := range n.wants {
@@ -203,7 +203,7 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 		g := d.governor
 		md := api.MainDevice{
 			Job: m.rec.Job, UID: m.rec.UID, Device: d.device.ID, Stage: i, Options: m.rec.Options, StartedMs: m.rec.StartedMs, Budget: m.options.budget,
-			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Totals: d.drain.totals, Slow: n.health[d.device.ID].Slow,
+			Launches: n.cfg.LaunchLib != "" && d.device.ID.Kind() == pipefill.KindGPU, Enabled: true, Cycle: n.cycle(m, d), Fence: n.fenceOf(d), Movable: n.movable(m, d), Totals: d.drain.totals, Slow: n.health[d.device.ID].Slow,
 		}
 		switch {
 		case m.options.off:

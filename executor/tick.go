@@ -115,6 +115,7 @@ func (n *node) tickMain(m *mainJob) {
 	busy := false
 	for _, d := range m.devices {
 		n.drainDevice(m, d)
+		n.tickMove(m, d)
 		n.steer(m, d)
 		busy = busy || d.fill != nil
 	}

@@ -10,7 +10,8 @@
 
 #define VALID_KEYS                                                             \
 	"valid keys: for a main job budget=1%%, reserve=2GiB, share=0.8, "     \
-	"allow=user:NAME+account:NAME, off; for a fill job fill, mem=4GiB, "   \
+	"allow=user:NAME+account:NAME, move=off, off; for a fill job fill, "   \
+	"mem=4GiB, "                                                           \
 	"profile=FILE, deadline=TIME, mode=signal|chunked|launch"
 
 struct key {
@@ -134,6 +135,16 @@ wrong:
 				  "allow=user:ann+account:physics");
 }
 
+static int read_move(const char *value, struct pf_options *options,
+		     struct pf_error *rule)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return pf_error_set(rule, "write move=off, or move=on for what "
+					  "the site has");
+	options->move = !strcmp(value, "on");
+	return 0;
+}
+
 static int read_profile(const char *value, struct pf_options *options,
 			struct pf_error *rule)
 {
@@ -177,6 +188,7 @@ static const struct key keys[] = {
 	{ "reserve", PF_ROLE_MAIN, read_reserve },
 	{ "share", PF_ROLE_MAIN, read_share },
 	{ "allow", PF_ROLE_MAIN, read_allow },
+	{ "move", PF_ROLE_MAIN, read_move },
 	{ "off", PF_ROLE_NONE, NULL },
 	{ "fill", PF_ROLE_FILL, NULL },
 	{ "mem", PF_ROLE_FILL, read_mem },
@@ -272,6 +284,7 @@ int pf_options_parse(const char *text, struct pf_options *options,
 	memset(options, 0, sizeof(*options));
 	options->budget_ppm = options->reserve_bytes = -1;
 	options->share_ppm = options->mem_bytes = -1;
+	options->move = -1;
 	if (!text)
 		text = "";
 	if (strlen(text) >= sizeof(copy))

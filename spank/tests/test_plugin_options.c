@@ -15,6 +15,8 @@ static const struct {
 	{ "budget=1%", PF_ROLE_MAIN },
 	{ "budget=0.5%,reserve=2GiB,share=0.8", PF_ROLE_MAIN },
 	{ "allow=user:ann+account:physics", PF_ROLE_MAIN },
+	{ "move=off,budget=1%", PF_ROLE_MAIN },
+	{ "move=on", PF_ROLE_MAIN },
 	{ "fill", PF_ROLE_FILL },
 	{ "fill,mem=4GiB,profile=/a/b.json,deadline=2026-12-24T18:00:00,"
 	  "mode=chunked",
@@ -43,6 +45,9 @@ static const struct {
 	{ "allow=user:", "write users and accounts" },
 	{ "allow=user:a+", "write users and accounts" },
 	{ "allow=user:a b", "write users and accounts" },
+	{ "move=yes", "move=yes: write move=off, or move=on" },
+	{ "move", "the key move needs a value" },
+	{ "fill,move=off", "a job is one of the two" },
 	{ "off=1", "takes no value" },
 	{ "off,budget=1%", "off goes with no other key" },
 	{ "fill=yes", "takes no value" },
@@ -76,8 +81,11 @@ static void test_parse(void)
 	(void) pf_options_parse("budget=0.5%,reserve=1.5MiB,share=0.8",
 				&options, &error);
 	tap_ok(options.budget_ppm == 5000 && options.reserve_bytes == 1572864 &&
-		       options.share_ppm == 800000 && options.mem_bytes == -1,
+		       options.share_ppm == 800000 && options.mem_bytes == -1 &&
+		       options.move == -1,
 	       "values arrive");
+	(void) pf_options_parse("move=off", &options, &error);
+	tap_ok(options.move == 0, "move=off arrives");
 }
 
 static void test_random(void)
