@@ -22,6 +22,7 @@ type planned struct {
 	assignment, number int64
 	digest             string
 	slot               schedule.Slot
+	memBytes           int64 // that it may have of the device, as its user says; 0: nothing said
 }
 
 // lookAtPlans asks for plans to be looked at now.
@@ -80,7 +81,7 @@ func (c *Controller) toPlan() []planned {
 			return
 		}
 		if digest := profileDigest(word.Options); digest != "" {
-			all = append(all, planned{a.ID, a.Job.JobID, digest, schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}})
+			all = append(all, planned{a.ID, a.Job.JobID, digest, schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}, job.MemBytes})
 		}
 	})
 	slices.SortFunc(all, func(a, b planned) int { return cmp.Compare(a.assignment, b.assignment) })
@@ -97,23 +98,58 @@ func (c *Controller) planOne(ctx context.Context, p planned) {
 	}
 	c.mu.Lock()
 	old := c.plans[p.assignment]
+	movable := c.movable(p)
 	var at api.PlanPosition
 	if n := c.nodes[p.slot.Node]; n != nil {
 		at = n.view.Assignments[p.assignment].At
 	}
 	c.mu.Unlock()
-	kept, drift := old.Look(cycle, *profile, plan.Position{Config: at.Config, Op: at.Op}, at.Plan, c.now().UnixMilli())
+	kept, drift := old.Look(cycle, movable, *profile, plan.Position{Config: at.Config, Op: at.Op}, at.Plan, c.now().UnixMilli())
 	if kept == nil {
 		return
 	}
 	c.log.InfoContext(ctx, "plan made", "fill_job_id", p.number, "assignment", p.assignment, "drift", drift,
-		"samples_per_second", kept.Rate, "times", kept.Times, "reason", kept.Why)
+		"samples_per_second", kept.Rate, "times", kept.Times, "moves", kept.Move != nil, "reason", kept.Why)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.plans[p.assignment] = kept
 	if n := c.nodes[p.slot.Node]; n != nil && (old == nil || old.ID != kept.ID) {
 		n.wake()
 	}
+}
+
+// movable is what the main job of a fill job's slot could move for it. A job that
+// says what memory it needs gets no more. c.mu is held.
+func (c *Controller) movable(p planned) plan.Movable {
+	n := c.nodes[p.slot.Node]
+	if n == nil || p.memBytes > 0 {
+		return plan.Movable{}
+	}
+	i := slices.IndexFunc(n.said.Mains, func(d api.MainDevice) bool { return d.Job == p.slot.Main && d.Device == p.slot.Device })
+	if i < 0 || n.said.Mains[i].Movable == nil {
+		return plan.Movable{}
+	}
+	told := n.said.Mains[i].Movable
+	m := plan.Movable{
+		MainState: plan.MainState{Name: "optimizer", Bytes: max(told.Bytes, 0), OutNs: max(told.OutNs, 0), InNs: max(told.InNs, 0), Hidden: true},
+		Budget:    n.said.Mains[i].Budget,
+	}
+	for _, other := range c.nodes {
+		for i := range other.said.Mains {
+			if other.said.Mains[i].Job == p.slot.Main {
+				m.Devices++
+			}
+		}
+	}
+	return m
+}
+
+// moveOf is what a node is told of a plan's move.
+func moveOf(k *plan.Kept) *api.PlanMove {
+	if k.Move == nil {
+		return nil
+	}
+	return &api.PlanMove{Out: k.Move.OutBubble, In: k.Move.InBubble, Bytes: k.Move.Bytes}
 }
 
 // planText tells of the plan that an assignment has; "" where it has none to
@@ -132,6 +168,9 @@ func (c *Controller) planText(assignment int64) string {
 	if k.Times > 1 {
 		text += fmt.Sprintf(", the %d. plan", k.Times)
 	}
+	if k.Move != nil {
+		text += fmt.Sprintf(", with %.1f GiB of the main job's optimizer state away over bubbles %d to %d", float64(k.Move.Bytes)/(1<<30), k.Move.OutBubble, k.Move.InBubble)
+	}
 	if k.Why != "" {
 		text += "; its bubbles have changed since, and no plan fits them: " + k.Why
 	}
@@ -148,7 +187,7 @@ func (c *Controller) plansFor(state api.NodeSync) []api.Plan {
 	for _, a := range state.Assignments {
 		runs := a.State == pipefill.AssignmentAttached || a.State == pipefill.AssignmentRunning
 		if k := c.plans[a.ID]; k != nil && runs && k.ID != 0 && k.ID != a.Plan {
-			plans = append(plans, api.Plan{Assignment: a.ID, ID: k.ID, Text: k.Text})
+			plans = append(plans, api.Plan{Assignment: a.ID, ID: k.ID, Text: k.Text, Move: moveOf(k)})
 		}
 	}
 	return plans

@@ -163,3 +163,63 @@ func TestHandover_AnotherPlanOnDrift(t *testing.T) {
 		}
 	}
 }
+
+// twoBatches is a profile with a batch that fits 1000 MiB and a larger one that
+// fits 1600 MiB.
+func twoBatches() string {
+	var configs []string
+	for batch, mib := range map[int]int{1: 900, 4: 1500} {
+		op := fmt.Sprintf(`{"name":"op","time_ns":4000000,"peak_bytes":%d}`, mib<<20)
+		configs = append(configs, fmt.Sprintf(`{"batch_size":%d,"technique":{"checkpoint":false,"offload":"none"},"resident_bytes":0,`+
+			`"swap_in_ns":0,"swap_out_ns":0,"ops":[%s,%s]}`, batch, op, op))
+	}
+	return fmt.Sprintf(`{"version":1,"name":"some","kind":"inference","device":"cpu","configs":[%s]}`, strings.Join(configs, ","))
+}
+
+// The main job's state leaves where a plan gains by it: for a job that says
+// nothing of its memory, and while the node says that it can.
+func TestHandover_MainStateLeaves(t *testing.T) {
+	for options, moves := range map[string]bool{"fill,mode=chunked,profile=": true, "fill,mode=chunked,mem=900MiB,profile=": false} {
+		d := newDesk(t)
+		w := d.world
+		answer := d.ask(1000, http.MethodPost, "/v1/profiles", twoBatches())
+		var kept api.Profile
+		if err := json.Unmarshal(answer.Body.Bytes(), &kept); err != nil {
+			t.Fatal(err, answer.Body)
+		}
+		w.jobs[100].Options, w.jobs[100].workS = options+kept.Digest, 1000
+		n := w.nodes["n0"]
+		n.main.Cycle = bubbleOf(200)
+		n.main.Cycle.IterationNs, n.main.Cycle.AlwaysFreeBytes, n.main.Cycle.Bubbles[0].FreeBytes = 2000e6, 1000<<20, 1000<<20
+		n.main.Budget, n.main.Movable = 0.01, &api.Movable{Bytes: 600 << 20, OutNs: 40e6, InNs: 40e6}
+		w.nodes["n1"].hasMain = false
+		delete(w.jobs, 101)
+		for range 8 {
+			w.second()
+		}
+		if len(n.plans) != 1 || (n.plans[0].Move != nil) != moves {
+			t.Fatalf("%s: %d plans came, %+v", options, len(n.plans), n.plans)
+		}
+		h := handedOver(t, n.plans[0])
+		if !moves {
+			if len(h.MainOffload) > 0 || h.Cycle.Bubbles[0].FreeBytes != 1000<<20 {
+				t.Errorf("%+v", h)
+			}
+			continue
+		}
+		if *n.plans[0].Move != (api.PlanMove{Out: 3, In: 3, Bytes: 600 << 20}) || len(h.MainOffload) != 1 || h.Cycle.Bubbles[0].FreeBytes != 1600<<20 {
+			t.Errorf("%+v, %+v", n.plans[0].Move, h)
+		}
+		row, err := w.ctl.Queue(t.Context(), "")
+		if err != nil || !strings.Contains(row[0].Reason, "with 0.6 GiB of the main job's optimizer state away over bubbles 3 to 3") {
+			t.Errorf("the queue says %+v, %v", row, err)
+		}
+		n.main.Movable = nil // its program keeps it from now on
+		for range 8 {
+			w.second()
+		}
+		if len(n.plans) != 2 || n.plans[1].Move != nil || handedOver(t, n.plans[1]).MainOffload != nil {
+			t.Errorf("%d plans, %+v", len(n.plans), n.plans[1:])
+		}
+	}
+}

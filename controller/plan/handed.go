@@ -22,6 +22,7 @@ type Handed struct {
 	LeadCycles       int                  `json:"lead_cycles"` // that the way to the period takes, after a re-plan
 	Cycle            pipefill.BubbleCycle `json:"cycle"`
 	Configs          []HandedConfig       `json:"configs"`
+	MainOffload      []MainOffload        `json:"main_offload,omitempty"` // which Cycle counts on
 	LeadIn           []HandedChunk        `json:"lead_in"`
 	Chunks           []HandedChunk        `json:"chunks"` // empty where a plan is too long: as far as fits in each bubble
 }
@@ -42,7 +43,8 @@ const HandedMost = 1 << 20
 // Hand makes what a job gets of a revision. One that is too long is cut to what
 // says as much: without chunks a job goes as far as fits in each bubble, which
 // is the plan of one configuration without live bytes; of a longer mix only the
-// best single configuration is handed over.
+// best single configuration is handed over. c is as the plan has it: with what
+// it moves away (away).
 func Hand(c pipefill.BubbleCycle, p Profile, r Revision) (Handed, []byte, error) {
 	h := handed(c, p, r)
 	text, err := json.Marshal(h)
@@ -57,6 +59,7 @@ func Hand(c pipefill.BubbleCycle, p Profile, r Revision) (Handed, []byte, error)
 		if err != nil {
 			return Handed{}, nil, err
 		}
+		made.MainOffload = r.Plan.MainOffload
 		return Hand(c, p, Revision{Plan: made})
 	}
 	h.LeadIn, h.Chunks, h.LeadCycles = []HandedChunk{}, []HandedChunk{}, 0
@@ -72,7 +75,7 @@ func Hand(c pipefill.BubbleCycle, p Profile, r Revision) (Handed, []byte, error)
 func handed(c pipefill.BubbleCycle, p Profile, r Revision) Handed {
 	h := Handed{
 		Version: Version, Job: p.Name, Kind: p.Kind, SamplesPerSecond: r.Plan.SamplesPerSecond, PeriodCycles: r.Plan.PeriodCycles,
-		LeadCycles: r.LeadCycles, Cycle: c, LeadIn: short5(r.LeadIn), Chunks: short5(r.Plan.Chunks),
+		LeadCycles: r.LeadCycles, Cycle: c, MainOffload: r.Plan.MainOffload, LeadIn: short5(r.LeadIn), Chunks: short5(r.Plan.Chunks),
 	}
 	var used []int
 	for _, k := range slices.Concat(h.LeadIn, h.Chunks) {

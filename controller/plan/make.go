@@ -23,7 +23,7 @@ func Make(c pipefill.BubbleCycle, ps []Profile, o Options) (Plan, error) {
 	}
 	made, useful, ok := form(c, ps, offered(c), o)
 	if len(o.MainState) > 0 {
-		bubbles, away := offloaded(offered(c), o.MainState,
+		bubbles, away := offloaded(offered(c), c.IterationNs, o.MainState,
 			func(b []pipefill.Bubble) float64 { return valueOf(ps, b, alwaysFree(c)) },
 			func(b []pipefill.Bubble) float64 { return boundOf(ps, b, alwaysFree(c)) })
 		if other, more, fits := form(c, ps, bubbles, o); fits && away != nil && more > useful {

@@ -15,6 +15,19 @@ type MainState struct {
 	Bytes int64
 	OutNs int64
 	InNs  int64
+	// Hidden state costs the main job no time: it leaves within half of a bubble,
+	// and comes back after one, beside what is computed then, twice as long as
+	// that takes before the iteration ends.
+	Hidden bool
+}
+
+// fits tells whether state can be away from bubble out to bubble in.
+func (s *MainState) fits(bubbles []pipefill.Bubble, out, in int, iterationNs int64) bool {
+	if s.Hidden {
+		return 2*s.OutNs <= bubbles[out].DurationNs && bubbles[in].StartNs+bubbles[in].DurationNs+2*s.InNs <= iterationNs
+	}
+	changed := without(bubbles, *s, out, in)
+	return changed[out].DurationNs >= 0 && changed[in].DurationNs >= 0
 }
 
 // offloadTries bounds how many places are planned with, best first.
@@ -27,13 +40,15 @@ func without(bubbles []pipefill.Bubble, s MainState, out, in int) []pipefill.Bub
 		changed[j].FreeBytes = min(changed[j].FreeBytes+s.Bytes, most)
 	}
 	changed[out].DurationNs -= s.OutNs
-	changed[in].DurationNs -= s.InNs
+	if !s.Hidden {
+		changed[in].DurationNs -= s.InNs
+	}
 	return changed
 }
 
 // offloaded moves main state away where that pays for itself: state after state,
 // the place that gives most, and none where nothing does.
-func offloaded(bubbles []pipefill.Bubble, states []MainState, value, bound func([]pipefill.Bubble) float64) ([]pipefill.Bubble, []MainOffload) {
+func offloaded(bubbles []pipefill.Bubble, iterationNs int64, states []MainState, value, bound func([]pipefill.Bubble) float64) ([]pipefill.Bubble, []MainOffload) {
 	var chosen []MainOffload
 	now := value(bubbles)
 	for _, s := range states {
@@ -44,11 +59,9 @@ func offloaded(bubbles []pipefill.Bubble, states []MainState, value, bound func(
 		var places []place
 		for out := range bubbles {
 			for in := out; in < len(bubbles); in++ {
-				changed := without(bubbles, s, out, in)
-				if changed[out].DurationNs < 0 || changed[in].DurationNs < 0 {
-					continue
+				if s.fits(bubbles, out, in, iterationNs) {
+					places = append(places, place{out, in, bound(without(bubbles, s, out, in))})
 				}
-				places = append(places, place{out, in, bound(changed)})
 			}
 		}
 		slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(b.bound, a.bound) })

@@ -137,7 +137,7 @@ func (c *controller) plan(state api.NodeSync) {
 			}
 		}
 		cycle := plan.WithDevice(state.Mains[m].Cycle, total)
-		kept, drift := j.plan.Look(cycle, *c.cfg.Profile, plan.Position{Config: a.At.Config, Op: a.At.Op}, a.At.Plan, c.cfg.Now().UnixMilli())
+		kept, drift := j.plan.Look(cycle, plan.Movable{}, *c.cfg.Profile, plan.Position{Config: a.At.Config, Op: a.At.Op}, a.At.Plan, c.cfg.Now().UnixMilli())
 		if kept == nil {
 			continue
 		}
