@@ -10,6 +10,7 @@ import pipefill
 import torch
 from fill_programs import CHECKPOINT, PLAIN, PlannedGate, planned
 from pipefill.fill import batch as batches
+from pipefill.fill import device as devices
 from pipefill.fill import plan as plans
 from torch import nn
 
@@ -43,6 +44,8 @@ class TestRead(unittest.TestCase):
             planned(one).replace(b'"time_ns": 1000', b'"time_ns": true'): r"configs\[0\].ops\[0\].time_ns is True",
             planned(one).replace(b'"kind": "inference"', b'"kind": "x"'): "kind is 'x'",
             planned(one).replace(b'"lead_in": []', b'"lead_in": 5'): "lead_in is int",
+            planned(one).replace(b'"lead_in"', b'"main_offload": [{"bytes": -1}], "lead_in"'): r"main_offload\[0\].bytes is -1",
+            planned(one).replace(b'"lead_in"', b'"main_offload": [7], "lead_in"'): r"main_offload\[0\].bytes is None",
         }.items():
             with self.subTest(says), self.assertRaisesRegex(ValueError, says):
                 plans.read(1, text)
@@ -61,6 +64,15 @@ class TestFollower(unittest.TestCase):
         self.assertTrue(f.may("large", begins=True))
         f.opened(7)  # a bubble of which nothing is known
         self.assertTrue(f.may("large", begins=True))
+
+    def test_what_is_not_there_is_not_used(self):
+        f = follow({0: (1, PLAIN, [op("small", 10), op("large", 90)])}, [(0, 0, 0, 0, 2)], free_bytes=(100, 100))
+        f.opened(0, 50)
+        f.begin_pass()
+        self.assertTrue(f.may("small"))
+        self.assertFalse(f.may("large"))
+        f.opened(0, 500)
+        self.assertTrue(f.may("large"))
 
     def test_chunks_end_where_the_plan_cuts_if_it_matters(self):
         for live, further in ((5, False), (0, True)):
@@ -117,6 +129,25 @@ class TestFollower(unittest.TestCase):
         self.assertTrue(f.strayed)
 
 
+class TestCuda(unittest.TestCase):
+    """What a GPU is asked for, of a torch that only notes it."""
+
+    def test_more_for_a_while(self):
+        gib, environment = 1 << 30, {"PIPEFILL_ROLE": "fill", "PIPEFILL_DEVICE": "gpu:GPU-a", "PIPEFILL_MEM_BYTES": str(4 << 30)}
+        with mock.patch.object(devices, "torch") as fake, mock.patch.dict("os.environ", environment):
+            fake.cuda.mem_get_info.return_value = 7 * gib, 80 * gib
+            fake.cuda.memory_reserved.return_value = 3 * gib
+            device = devices.Cuda()
+            device.more(2 * gib)
+            device.more(0)
+            self.assertEqual([round(call.args[0] * 80 * 1024) for call in fake.cuda.set_per_process_memory_fraction.call_args_list],
+                             [4096 - 600, 6144 - 600, 4096 - 600])
+            self.assertEqual((device.room(), fake.cuda.empty_cache.call_count), (10 * gib, 0))
+            fake.cuda.memory_reserved.return_value = 4 * gib  # beyond its own, with its context
+            device.give_back()
+            self.assertEqual(fake.cuda.empty_cache.call_count, 1)
+
+
 class TestBatch(unittest.TestCase):
     def test_joined_and_parted(self):
         one, two = {"x": torch.arange(6).view(2, 3), "y": (torch.ones(2), None)}, {"x": torch.zeros(1, 3, dtype=torch.long),
@@ -170,6 +201,47 @@ class TestRun(unittest.TestCase):
         self.assertEqual(sizes, [6, 6, 6])
         self.assertEqual(gate.taken, 1)
         self.assertTrue(all(number == 5 for number, _, _ in gate.told) and gate.told)
+
+    def test_one_look_a_chunk(self):
+        looks = []
+        found = PlannedGate.bubble
+        with mock.patch.object(PlannedGate, "bubble", lambda gate: looks.append(gate.waits) or found(gate)):
+            self.infer(planned({0: (2, PLAIN, self.OPS)}), count=40)
+        self.assertTrue(looks)
+        self.assertEqual(len(looks), len(set(looks)), "two looks after one wait")
+
+    def test_room_that_the_main_job_makes(self):
+        ops = [op(name, 50) for name in self.OPS]
+        text = planned({0: (2, PLAIN, ops)}).replace(
+            b'"lead_in"', b'"main_offload": [{"name": "optimizer", "bytes": 100, "out_bubble": 0, "in_bubble": 1}], "lead_in"')
+        self.assertEqual(plans.read(1, text).moved_bytes, 100)
+        rooms, more, backs, refused = [], [], [], []
+        allowed = plans.Follower.may
+
+        def room(_):
+            rooms.append(0 if len(rooms) % 2 else 100)
+            return rooms[-1]
+
+        def may(follower, name, begins=False):
+            allows = allowed(follower, name, begins)
+            if follower.config is not None and not follower._room:
+                refused.append(allows)
+            return allows
+
+        with mock.patch.object(devices.Cores, "room", room, create=True), \
+                mock.patch.object(devices.Cores, "give_back", lambda _: backs.append(1), create=True), \
+                mock.patch.object(devices.Cores, "more", lambda _, size: more.append(size)), \
+                mock.patch.object(plans.Follower, "may", may):
+            _, gate = self.infer(text, count=20)
+            self.assertEqual(more, [100])
+            self.assertGreaterEqual(len(backs), gate.chunks - 2)  # at the end of each chunk, but for those before the plan
+            self.assertTrue(refused and not any(refused), "ran where the state had stayed")
+            more.clear()
+            with warnings.catch_warnings(record=True):
+                warnings.simplefilter("always")
+                _, gate = self.infer(text.replace(b'"step"', b'"other"').replace(b'"name": "0"', b'"name": "x"')
+                                     .replace(b'"name": "1"', b'"name": "y"'), count=12)
+        self.assertEqual((more, gate.told[-1]), ([100, 0], (0, 0, 0)))
 
     def test_parts_of_a_batch(self):
         sizes, _ = self.infer(planned({0: (3, PLAIN, self.OPS)}), size=8, count=2)

@@ -31,6 +31,9 @@ class Cores:
             self._op.add(now - self._begin)
         self._op, self._begin = op, now
 
+    def more(self, size):
+        """The job may hold so many bytes of device memory more while a chunk runs: no limit is kept on cores."""
+
     def finish(self):
         """The last op is over, and all work is done on return."""
         if self._op is not None:
@@ -46,6 +49,26 @@ class Cuda:
     def __init__(self):
         self._marks = []  # (op, event at its begin)
         self._done_s = 0.0  # when the queue will be empty, on time.monotonic
+        self._limit, self._more = limit.bytes_of(os.environ), 0
+        # Again where sitecustomize has set it: not every Python reads that (-S, -I, a container of its own).
+        limit.set_limit(torch.cuda, self._limit)
+
+    def more(self, size):
+        """The job may hold so many bytes more than its own while a chunk runs; 0: no longer."""
+        self._more = size
+        if self._limit:
+            limit.set_limit(torch.cuda, self._limit + size)
+        self.give_back()
+
+    def give_back(self):
+        """Lets the device have what the allocator keeps beyond what is the job's own between chunks."""
+        if torch.cuda.memory_reserved() > max(self._limit - limit.CONTEXT_BYTES, 0):
+            torch.cuda.empty_cache()
+
+    @staticmethod
+    def room():
+        """Bytes that this process could hold now."""
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
 
     @property
     def ahead_s(self):
@@ -78,6 +101,4 @@ def current():
     named = os.environ.get("PIPEFILL_DEVICE", "")
     if named.startswith("cpu:") or not torch.cuda.is_available():
         return Cores()
-    # Again where sitecustomize has set it: not every Python reads that (-S, -I, a container of its own).
-    limit.set_limit(torch.cuda, limit.bytes_of(os.environ))
     return Cuda()

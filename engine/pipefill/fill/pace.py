@@ -117,7 +117,7 @@ class Pace:
         self._running = False
         self.device.finish()
         took, busy = time.monotonic() - self._begin, self._clock() - self._begin_clock
-        self._swap(self.on_pause)
+        self._swap(self.on_pause + [self.device.give_back] if self._moved else self.on_pause)
         now = time.monotonic()
         self.late += self.gate.left() < 0
         self.gate.yield_()
@@ -157,8 +157,6 @@ class Pace:
 
     def _resume(self, name, op):
         left = self._wait(name, op)
-        if self.follower is not None:
-            self.follower.opened(self.gate.bubble())
         if not self.chunks:
             self.margin.seconds = _MARGIN_SHARE * left
         self._begin = time.monotonic()
@@ -200,10 +198,19 @@ class Pace:
 
     def _opened(self, name):
         """A bubble is open: whether the plan lets the op run in it."""
-        if self.follower is None:
-            return True
-        self.follower.opened(self.gate.bubble())
-        return self.follower.may(name, begins=True)
+        self._look()
+        return self.follower is None or self.follower.may(name, begins=True)
+
+    def _look(self):
+        """Tells the follower which bubble is open. Once a chunk: a second look may find it shut."""
+        if self.follower is not None:
+            # What the main job is to have moved away may be there for once, as in the iteration in which it is told to.
+            self.follower.opened(self.gate.bubble(), self.device.room() if self._moved else None)
+
+    @property
+    def _moved(self):
+        """Whether the plan counts on state of the main job to be away."""
+        return self.follower is not None and self.follower.plan.moved_bytes > 0
 
     def _wanted(self, op):
         """The bubble that op is to be given. One that is longer than all is asked for only if it must be."""
@@ -229,7 +236,8 @@ class Pace:
             if left is None:
                 continue
             opened = time.monotonic()
-            if left >= wanted and self._opened(name):
+            planned = self._opened(name)
+            if left >= wanted and planned:
                 return left  # the main job's iterations are just longer than anybody's patience
             fast = op.fast if op.fast is not None else 0.0
             # The quickest of a few runs may have been a slow one: it is run a few times more, late as it is.
@@ -258,6 +266,7 @@ class Pace:
         while self.protect and now < self._grace_until:
             left = self.gate.left()
             if left > 0 and left >= min(op.need or 0.0, self._longest):
+                self._look()
                 return left
             time.sleep(200e-6)
             now = time.monotonic()

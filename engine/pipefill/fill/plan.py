@@ -39,10 +39,10 @@ class Config:
 
 
 class Plan:
-    """What was handed over. number: its name."""
+    """What was handed over. number: its name; moved_bytes: of the main job's state that it counts on to be away."""
 
-    def __init__(self, number, kind, configs, free_bytes, lead_in, chunks):
-        self.number, self.kind, self.configs = number, kind, configs
+    def __init__(self, number, kind, configs, free_bytes, lead_in, chunks, moved_bytes=0):
+        self.number, self.kind, self.configs, self.moved_bytes = number, kind, configs, moved_bytes
         self.free_bytes = free_bytes  # by bubble
         self.chunks = lead_in + chunks  # (cycle, bubble, config, first op, ops)
         self._ends = {}  # (bubble, config, first op) -> ops; of two the longer one
@@ -85,7 +85,10 @@ def read(number, text):
         free[check.whole(bubble.get("index"), f"cycle.bubbles[{place}].index")] = check.whole(
             bubble.get("free_bytes"), f"cycle.bubbles[{place}].free_bytes")
     kind = check.word(value.get("kind"), "kind", formats.KINDS)
-    return Plan(number, kind, configs, free, _chunks(value, "lead_in", configs), _chunks(value, "chunks", configs))
+    moved = 0
+    for place, away in enumerate(check.list(value["main_offload"], "main_offload") if "main_offload" in value else ()):
+        moved += check.whole(away.get("bytes") if isinstance(away, dict) else None, f"main_offload[{place}].bytes")
+    return Plan(number, kind, configs, free, _chunks(value, "lead_in", configs), _chunks(value, "chunks", configs), moved)
 
 
 def _chunks(value, key, configs):
@@ -115,6 +118,7 @@ class Follower:
         self.strange = 0  # passes in a row that had few of its ops
         self._seen = 0
         self._bubble = None
+        self._room = None
         self._left = None  # planned ops of the chunk, where it matters where it ends
         self._turn = 0  # of plan.begins
 
@@ -123,9 +127,10 @@ class Follower:
         """True once what runs is not what was planned."""
         return self.strange >= _STRANGE
 
-    def opened(self, bubble):
-        """A chunk begins in the bubble with that index; None: it is not known which."""
-        self._bubble = bubble
+    def opened(self, bubble, room=None):
+        """A chunk begins in the bubble with that index; None: it is not known which. room: the bytes that the job can have
+        in it; None: those that were planned."""
+        self._bubble, self._room = bubble, room
         self._cut()
 
     def _cut(self):
@@ -168,7 +173,8 @@ class Follower:
             return True
         free = self.plan.free_bytes.get(self._bubble)
         place = self._place(name)
-        if free is not None and place is not None and self.config.resident_bytes + self.config.ops[place].peak_bytes > free:
+        known = [bound for bound in (free, self._room) if bound is not None]
+        if known and place is not None and self.config.resident_bytes + self.config.ops[place].peak_bytes > min(known):
             return False
         return begins or self._left is None or self._left > 0 or place is None
 

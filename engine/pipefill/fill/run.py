@@ -165,9 +165,12 @@ class Run:
             self._leave_plan(f"this loop runs none of its configurations ({have}): profile it as it is")
             return
         pace.follower = follower
+        pace.device.more(plan.moved_bytes)
 
     def _leave_plan(self, why):
         self.pace.follower = None
+        self.pace.device.more(0)
+        self.pace.gate.at(0, 0, 0)
         warnings.warn(f"pipefill: the plan is not followed, chunks go as far as fits: {why}", RuntimeWarning, stacklevel=6)
 
     def _can(self, config):
