@@ -5,6 +5,7 @@ Cores compute while Python waits; a GPU later than Python, so that there an op's
 and is known only once the chunk is over.
 """
 
+import math
 import os
 import time
 
@@ -33,6 +34,14 @@ class Cores:
 
     def more(self, size):
         """The job may hold so many bytes of device memory more while a chunk runs: no limit is kept on cores."""
+
+    def give_back(self):
+        """As Cuda.give_back: nothing is kept."""
+
+    @staticmethod
+    def room():
+        """Bytes that this process could hold now: nobody knows."""
+        return math.inf
 
     def finish(self):
         """The last op is over, and all work is done on return."""

@@ -13,9 +13,9 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), os.path.dirname(os.path.dirname(HERE))]
-import fake_daemon
-from pipefill import bubble
-from pipefill.hooks import away, waits
+import fake_daemon  # noqa: E402
+from pipefill import bubble  # noqa: E402
+from pipefill.hooks import away, waits  # noqa: E402
 
 LIBRARY = os.path.join(os.environ.get("BUILD", os.path.join(HERE, "..", "..", "..", "build")), "libpipefill.so")
 
