@@ -198,11 +198,12 @@ class Pace:
 
     def _opened(self, name):
         """A bubble is open: whether the plan lets the op run in it."""
-        self._look()
+        self.look()
         return self.follower is None or self.follower.may(name, begins=True)
 
-    def _look(self):
-        """Tells the follower which bubble is open. Once a chunk: a second look may find it shut."""
+    def look(self):
+        """Tells the follower which bubble is open. Once a chunk, and where another plan is taken: a second look may
+        find it shut."""
         if self.follower is not None:
             # What the main job is to have moved away may be there for once, as in the iteration in which it is told to.
             self.follower.opened(self.gate.bubble(), self.device.room() if self._moved else None)
@@ -266,7 +267,7 @@ class Pace:
         while self.protect and now < self._grace_until:
             left = self.gate.left()
             if left > 0 and left >= min(op.need or 0.0, self._longest):
-                self._look()
+                self.look()
                 return left
             time.sleep(200e-6)
             now = time.monotonic()

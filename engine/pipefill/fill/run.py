@@ -166,6 +166,7 @@ class Run:
             return
         pace.follower = follower
         pace.device.more(plan.moved_bytes)
+        pace.look()
 
     def _leave_plan(self, why):
         self.pace.follower = None
