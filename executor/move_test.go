@@ -142,7 +142,7 @@ func TestMove_TakenBack(t *testing.T) {
 			func(_ *node, f *fillJob) { f.device.governor.disabled = "too slow" }, moveTell, "", false, false,
 		},
 		"the fill job has left": {func(n *node, f *fillJob) { n.unbind(f.device) }, moveTell, "", false, false},
-		"the main job ends":     {func(n *node, f *fillJob) { n.mains[100].ending = true }, 0, "", false, false},
+		"the main job ends":     {func(n *node, _ *fillJob) { n.mains[100].ending = true }, 0, "", false, false},
 		"its program ended":     {func(_ *node, f *fillJob) { f.device.main.at.Pid.Store(0); f.device.main.at.MoveBytes.Store(0) }, movesNow, "", false, false},
 		"a plan without comes, and is not followed yet": {func(n *node, f *fillJob) {
 			f.page.at.Plan.Store(11)

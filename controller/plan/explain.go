@@ -86,11 +86,11 @@ func Forms(c pipefill.BubbleCycle, ps []Profile, o Options) ([]Form, error) {
 // job by its best configuration; of a gang, on one of its devices.
 func UsefulNs(p Plan, ps []Profile) float64 {
 	sum := 0.0
-	for i := range ps {
+	for _, profile := range ps {
 		for _, k := range p.Chunks {
-			if k.Job == ps[i].Name && k.Device == 0 {
-				c := &ps[i].Configs[k.Config]
-				sum += float64((k.FirstOp+k.OpCount)/len(c.Ops)) * float64(c.BatchSize) * worth(&ps[i])
+			if k.Job == profile.Name && k.Device == 0 {
+				c := &profile.Configs[k.Config]
+				sum += float64((k.FirstOp+k.OpCount)/len(c.Ops)) * float64(c.BatchSize) * worth(&profile)
 			}
 		}
 	}
