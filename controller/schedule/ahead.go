@@ -2,32 +2,36 @@ package schedule
 
 import (
 	"cmp"
-	"math"
 	"slices"
 )
 
-// lookAhead works out when which speeds will be to be had, for job.elsewhere_s.
-// For each profile only the lower envelope of the lines "free in + work times
-// seconds a second of work" is kept: few of the thousands of slots that are
-// taken.
+// lookAhead works out when which speeds will be to be had, for job.elsewhere_s,
+// and what slots are worth, for job.misfit and job.done_s. For each profile only the
+// lower envelope of the lines "free in + work times seconds a second of work" is
+// kept: few of the thousands of slots that are taken.
 func (s *Scheduler) lookAhead(nowMs float64) {
 	s.endsRun++
-	s.queue, s.queueS = float64(s.workMs)/1000, 0
-	if s.capacity > 0 {
-		s.queueS = s.queue / (float64(s.capacity) / 1e6)
-	}
-	soonest := make([]float64, len(s.kinds))
+	soonest, taken, busyMs := make([]float64, len(s.kinds)), make([]int, len(s.kinds)), make([]int64, len(s.kinds))
 	for k := range soonest {
 		soonest[k] = -1
 	}
+	last := int64(0)
 	for i := range s.taken {
 		b := &s.taken[i]
+		taken[b.kind]++
 		if at := cmp.Or(b.ExpectMs, b.UntilMs); at != 0 {
 			in := max(0, (float64(at)-nowMs)/1000)
 			if was := soonest[b.kind]; was < 0 || in < was {
 				soonest[b.kind] = in
 			}
+			ms := max(0, at-int64(nowMs))
+			busyMs[b.kind] += ms
+			last = max(last, ms)
 		}
+	}
+	if s.policy.uses.worth {
+		s.value(soonest, taken, busyMs)
+		s.market.doneS = max(s.market.doneS, float64(last)/1000)
 	}
 	s.later = make([][]opening, len(s.profiles))
 	for p := range s.profiles {
@@ -46,16 +50,49 @@ func (s *Scheduler) lookAhead(nowMs float64) {
 	}
 }
 
-// measureSlots adds up the shares of all slots, as whole numbers so that their
-// order does not matter.
-func (s *Scheduler) measureSlots(free []Slot) {
-	s.capacity = s.busyShares
-	for _, slot := range free {
-		s.capacity += millionths(slot.Share)
+// value finds what slots are worth, from when those of a kind are free first, how
+// many are taken, and for how long in all.
+func (s *Scheduler) value(soonest []float64, taken []int, busyMs []int64) {
+	var pools []pool
+	for k := range s.kinds {
+		if k >= len(s.slotKinds) || s.slotKinds[k] == 0 {
+			continue
+		}
+		slot, count := &s.kinds[k], s.slotKinds[k]
+		one := pool{speeds: append([]float64{slot.Share}, s.cycleOf(slot).speeds...), count: float64(count), busyMs: busyMs[k]}
+		if count == taken[k] {
+			one.soonS = max(soonest[k], 0)
+		}
+		pools = append(pools, one)
 	}
+	work, longest := make([]float64, len(s.profiles)), make([]float64, len(s.profiles))
+	for p, ms := range s.workOf {
+		work[p] = float64(ms) / 1000
+	}
+	for i, gone := range s.gone {
+		if p := s.profile[i]; !gone && s.ownWorkS[i] > longest[p] {
+			longest[p] = s.ownWorkS[i]
+		}
+	}
+	s.market = newMarket(joinPools(pools), work, longest)
 }
 
-func millionths(share float64) int64 { return int64(math.Round(1e6 * share)) }
+// countSlots counts all slots by kind.
+func (s *Scheduler) countSlots(free []Slot) {
+	s.slotKinds = s.slotKinds[:0]
+	count := func(k int) {
+		for len(s.slotKinds) <= k {
+			s.slotKinds = append(s.slotKinds, 0)
+		}
+		s.slotKinds[k]++
+	}
+	for i := range free {
+		count(s.kindOfSlot(&free[i]))
+	}
+	for i := range s.taken {
+		count(s.taken[i].kind)
+	}
+}
 
 // kindOfSlot numbers the slots that differ in cycle or share.
 func (s *Scheduler) kindOfSlot(slot *Slot) int {

@@ -15,6 +15,8 @@ type JobAttributes struct {
 	Work         float64 `expr:"work_s"`
 	Speed        float64 `expr:"speed"`
 	Elsewhere    float64 `expr:"elsewhere_s"`
+	Misfit       float64 `expr:"misfit"`
+	Done         float64 `expr:"done_s"`
 	Limit        float64 `expr:"limit_s"`
 	Deadline     float64 `expr:"deadline_s"`
 	Slack        float64 `expr:"slack_s"`
@@ -71,6 +73,7 @@ type Attribute struct {
 	Text string
 
 	pace    pace
+	trend   trend                      // where it has a pace
 	shares  bool                       // moves with the usage of users
 	running bool                       // moves with what runs
 	ends    bool                       // moves with when what runs ends
@@ -85,13 +88,13 @@ type Attribute struct {
 type context struct {
 	*columns
 
-	nowMs  float64
-	slot   *Slot
-	speeds []float64
-	groups []group
-	later  [][]opening // by profile: when which speeds are to be had
-	queueS float64     // how long all slots take for the work that waits
-	queue  float64     // that work, in seconds
+	nowMs   float64
+	slot    *Slot
+	speeds  []float64
+	groups  []group
+	later   [][]opening // by profile: when which speeds are to be had
+	misfits []float64   // by profile
+	doneS   float64
 }
 
 // opening is a slot that will be free.
@@ -114,10 +117,9 @@ func (c *context) times(first int, out []float64) {
 	}
 }
 
-// elsewheres is when jobs would end on the best of the slots that are taken. All
-// slots take a while for the others that wait.
+// elsewheres is when jobs would end on the best of the slots that are taken.
 func (c *context) elsewheres(first int, out []float64) {
-	works, own := c.workS[first:first+len(out)], c.ownWorkS[first:first+len(out)]
+	works := c.workS[first : first+len(out)]
 	for i, p := range c.profile[first : first+len(out)] {
 		out[i] = Never
 		if int(p) >= len(c.later) {
@@ -127,11 +129,18 @@ func (c *context) elsewheres(first int, out []float64) {
 			o := &c.later[p][k]
 			if works[i] <= o.untilS {
 				out[i] = o.inS + works[i]*o.perS
-				if c.queue > 0 {
-					out[i] += c.queueS * max(0, 1-own[i]/c.queue)
-				}
 				break
 			}
+		}
+	}
+}
+
+// misfit is a job's, by its profile.
+func (c *context) misfit(first int, out []float64) {
+	for i, p := range c.profile[first : first+len(out)] {
+		out[i] = 0
+		if int(p) < len(c.misfits) {
+			out[i] = c.misfits[p]
 		}
 	}
 }
@@ -169,7 +178,7 @@ func due(deadlineMs float64) float64 {
 // slots'.
 var Attributes = []Attribute{
 	{
-		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly,
+		Name: "job.wait_s", Type: "number", Unit: "s", Text: "since it was first seen pending", pace: evenly, trend: rises,
 		numbers: func(c *context, first int, out []float64) {
 			for i, ms := range c.firstMs[first : first+len(out)] {
 				out[i] = (c.nowMs - ms) / 1000
@@ -189,20 +198,30 @@ var Attributes = []Attribute{
 		number: func(c *context, i int) float64 { return c.speed(i) },
 	},
 	{
-		Name: "job.elsewhere_s", Type: "number", Unit: "s", pace: freely, ends: true,
-		Text:    "until it would end if it waited for a slot that is taken now and had the one where that is soonest, after all that waits besides has had its share of the slots; 1e9: there is none",
+		Name: "job.elsewhere_s", Type: "number", Unit: "s", pace: freely, trend: swings, ends: true,
+		Text:    "until it would end if it waited for a slot that is taken now, and had the one where that is soonest; 1e9: there is none",
 		numbers: (*context).elsewheres,
+	},
+	{
+		Name: "job.misfit", Type: "number", Unit: "2 %", pace: freely, trend: swings, ends: true,
+		Text:    "so many times 2 % more it costs on this slot than where it costs the least, in what slots are worth: that follows from the work that waits. 0: it belongs here",
+		numbers: (*context).misfit,
+	},
+	{
+		Name: "job.done_s", Type: "number", Unit: "s", pace: freely, trend: swings, ends: true,
+		Text:    "until all that waits and runs could be done: a bound, no order ends it sooner",
+		numbers: func(c *context, _ int, out []float64) { fill(out, c.doneS) },
 	},
 	{
 		Name: "job.limit_s", Type: "number", Unit: "s", Text: "its --time, which means device time; 1e9: no limit",
 		column: func(c *columns) []float64 { return c.limitS },
 	},
 	{
-		Name: "job.deadline_s", Type: "number", Unit: "s", Text: "until its deadline, negative after it; 1e9: it has none", pace: freely,
+		Name: "job.deadline_s", Type: "number", Unit: "s", Text: "until its deadline, negative after it; 1e9: it has none", pace: freely, trend: falls,
 		number: func(c *context, i int) float64 { return until(c.deadlineMs[i], c.nowMs) },
 	},
 	{
-		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely,
+		Name: "job.slack_s", Type: "number", Unit: "s", Text: "deadline_s - time_s: negative where it cannot be met any more on this slot", pace: freely, trend: falls,
 		numbers: func(c *context, first int, out []float64) {
 			c.times(first, out)
 			for i, ms := range c.deadlineMs[first : first+len(out)] {
@@ -294,7 +313,7 @@ var Attributes = []Attribute{
 		number: func(c *context, _ int) float64 { return float64(c.slot.FreeBytes) },
 	},
 	{
-		Name: "slot.remaining_s", Type: "number", Unit: "s", Text: "until the main job's time limit; 1e9: not known", pace: evenly,
+		Name: "slot.remaining_s", Type: "number", Unit: "s", Text: "until the main job's time limit; 1e9: not known", pace: evenly, trend: falls,
 		number: func(c *context, _ int) float64 { return until(float64(c.slot.MainEndMs), c.nowMs) },
 	},
 	{Name: "slot.kind", Type: "string", Text: "of device: gpu or cpu", text: func(c *context, _ int) string { return string(c.slot.Device.Kind()) }},

@@ -196,7 +196,7 @@ func (b *builder) call(n *ast.CallNode, free int) node {
 	if f.most == 0 {
 		return &constant{trait{still, true}, f.do()}
 	}
-	c := &call{do: f.do, register: b.take(free, len(n.Arguments))}
+	c := &call{do: f.do, rising: f.rising, register: b.take(free, len(n.Arguments))}
 	for i, a := range n.Arguments {
 		if kindOf(a) != reflect.Float64 {
 			b.stop(a, "%s takes numbers", f.name)
@@ -231,7 +231,7 @@ func (b *builder) let(n *ast.VariableDeclaratorNode, free int) node {
 	}
 	l := &let{register: b.take(free, 1)}
 	l.value = b.number(n.Value, free+1)
-	b.variables[n.Name] = &variable{number: &recall{trait{l.value.pace(), false}, l.register}}
+	b.variables[n.Name] = &variable{number: &recall{trait{l.value.pace(), false}, l.register, trendOf(l.value)}}
 	l.body = b.number(n.Expr, free+1)
 	delete(b.variables, n.Name)
 	l.trait = trait{l.body.pace(), false}
@@ -391,6 +391,8 @@ func (b *builder) attribute(n *ast.MemberNode) Attribute {
 	switch name {
 	case "job.time_s", "job.speed", "job.slack_s": // elsewhere_s is of other slots
 		b.uses.timed = true
+	case "job.misfit", "job.done_s":
+		b.uses.timed, b.uses.worth = true, true
 	case "slot.share":
 		b.uses.share = true
 	case "slot.iteration_s", "slot.longest_s", "slot.bubbles":

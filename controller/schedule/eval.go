@@ -192,6 +192,7 @@ type call struct {
 	trait
 
 	do       func(args ...float64) float64
+	rising   bool                       // with each argument
 	pairs    func(out, right []float64) // the same of two arguments, for many; nil: there is none
 	args     []node
 	register int // of the first argument
@@ -234,6 +235,7 @@ type recall struct {
 	trait
 
 	register int
+	trend    trend
 }
 
 func (n *recall) eval(b *batch, out []float64) { copy(out, b.registers[n.register][:len(out)]) }

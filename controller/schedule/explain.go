@@ -80,6 +80,7 @@ func (s *Scheduler) Explain(nowMs, id int64, slots []Slot) (Explanation, bool) {
 	e.Node, e.Device = best.slots[0].Node, string(best.slots[0].Device)
 	e.Scores = slices.Clone(best.score[1:best.x.stride])
 	e.Values = s.values(best, now)
+	s.exact(best.x.table)
 	ahead := s.aheadOn(best.x, i)
 	e.Place = len(ahead) + 1
 	e.WaitMs = s.waitOf(nowMs, ahead, i, suits, &best.slots[0])

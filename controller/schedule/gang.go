@@ -184,6 +184,7 @@ func (r *round) backfill() {
 	s := r.s
 	for _, slot := range r.kept {
 		x := s.indexOf(&slot, r.nowMs)
+		s.exact(x.table)
 		window := (r.keptUntil - r.nowMs) / 1000
 		i := s.scan(x, &slot, func(i int32) bool { f := s.facts(i); return s.worstOn(&slot, &f) <= window })
 		if i < 0 {

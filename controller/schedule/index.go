@@ -9,7 +9,11 @@ import (
 
 // indexKey tells besides which jobs fit.
 type indexKey struct {
-	table    tableKey
+	table tableKey
+	fitKey
+}
+
+type fitKey struct {
 	allow    string
 	kind     pipefill.DeviceKind
 	plans    string // the profiles that fit
@@ -60,7 +64,7 @@ func (b *bucket) best() int32 { return b.jobs[len(b.jobs)-1] }
 const notInTop = -1
 
 func (s *Scheduler) indexKeyOf(slot *Slot) indexKey {
-	key := indexKey{table: s.tableKeyOf(slot), allow: allowOf(slot.Options), kind: slot.Device.Kind(), launches: slot.Launches, memBytes: -1}
+	key := indexKey{table: s.tableKeyOf(slot), fitKey: fitKey{allow: allowOf(slot.Options), kind: slot.Device.Kind(), launches: slot.Launches, memBytes: -1}}
 	if len(s.profiles) > 1 {
 		key.plans = s.cycleOf(slot).plans
 	}
@@ -75,6 +79,9 @@ func (s *Scheduler) indexKeyOf(slot *Slot) indexKey {
 				key.memBytes = s.mems[n-1]
 			}
 		}
+	}
+	if s.policy.uses.falls {
+		key.table.own = key.fitKey
 	}
 	return key
 }
@@ -363,6 +370,8 @@ func (s *Scheduler) best(x *index) int32 {
 		switch {
 		case s.gone[i]:
 			s.next(x)
+		case s.policy.uses.falls && !s.current(x, i):
+			s.putDown(x)
 		case x.scores[int(i)*x.stride] <= never:
 			return -1
 		case s.full(g, 1):

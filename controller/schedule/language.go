@@ -19,6 +19,7 @@ type function struct {
 	name, form, text string
 	least, most      int
 	do               func(args ...float64) float64
+	rising           bool // its result never falls where an argument rises, and never overflows
 }
 
 // never is below every score, lowest what one counts as that is no number.
@@ -29,30 +30,30 @@ const (
 
 // functions are all there are: none loops, so that every policy ends.
 var functions = []function{
-	{"abs", "abs(x)", "x without its sign", 1, 1, func(a ...float64) float64 { return math.Abs(a[0]) }},
-	{"ceil", "ceil(x)", "x rounded up", 1, 1, func(a ...float64) float64 { return math.Ceil(a[0]) }},
-	{"clamp", "clamp(x, low, high)", "x, but not below low nor above high", 3, 3, func(a ...float64) float64 { return min(max(a[0], a[1]), a[2]) }},
-	{"exp", "exp(x)", "e to the power of x", 1, 1, func(a ...float64) float64 { return math.Exp(a[0]) }},
-	{"floor", "floor(x)", "x rounded down", 1, 1, func(a ...float64) float64 { return math.Floor(a[0]) }},
-	{"halving", "halving(x, half)", "2^(-x/half): 1 at 0, 0.5 at half, 0 far off", 2, 2, func(a ...float64) float64 { return math.Exp2(-a[0] / a[1]) }},
-	{"never", "never()", "the score of a job that is not to have the slot, even if nobody else wants it", 0, 0, func(...float64) float64 { return never }},
-	{"log", "log(x)", "the natural logarithm of x", 1, 1, func(a ...float64) float64 { return math.Log(a[0]) }},
+	{"abs", "abs(x)", "x without its sign", 1, 1, func(a ...float64) float64 { return math.Abs(a[0]) }, false},
+	{"ceil", "ceil(x)", "x rounded up", 1, 1, func(a ...float64) float64 { return math.Ceil(a[0]) }, true},
+	{"clamp", "clamp(x, low, high)", "x, but not below low nor above high", 3, 3, func(a ...float64) float64 { return min(max(a[0], a[1]), a[2]) }, true},
+	{"exp", "exp(x)", "e to the power of x", 1, 1, func(a ...float64) float64 { return math.Exp(a[0]) }, false},
+	{"floor", "floor(x)", "x rounded down", 1, 1, func(a ...float64) float64 { return math.Floor(a[0]) }, true},
+	{"halving", "halving(x, half)", "2^(-x/half): 1 at 0, 0.5 at half, 0 far off", 2, 2, func(a ...float64) float64 { return math.Exp2(-a[0] / a[1]) }, false},
+	{"never", "never()", "the score of a job that is not to have the slot, even if nobody else wants it", 0, 0, func(...float64) float64 { return never }, false},
+	{"log", "log(x)", "the natural logarithm of x", 1, 1, func(a ...float64) float64 { return math.Log(a[0]) }, true},
 	{"max", "max(x, y, ...)", "the greatest", 2, 8, func(a ...float64) float64 {
 		most := a[0]
 		for _, x := range a[1:] {
 			most = max(most, x)
 		}
 		return most
-	}},
+	}, true},
 	{"min", "min(x, y, ...)", "the least", 2, 8, func(a ...float64) float64 {
 		least := a[0]
 		for _, x := range a[1:] {
 			least = min(least, x)
 		}
 		return least
-	}},
-	{"round", "round(x)", "x rounded to a whole number, halves away from 0", 1, 1, func(a ...float64) float64 { return math.Round(a[0]) }},
-	{"sqrt", "sqrt(x)", "the square root of x", 1, 1, func(a ...float64) float64 { return math.Sqrt(a[0]) }},
+	}, true},
+	{"round", "round(x)", "x rounded to a whole number, halves away from 0", 1, 1, func(a ...float64) float64 { return math.Round(a[0]) }, true},
+	{"sqrt", "sqrt(x)", "the square root of x", 1, 1, func(a ...float64) float64 { return math.Sqrt(a[0]) }, true},
 }
 
 // Functions lists the language's functions: how each is written, and what it

@@ -39,10 +39,12 @@ type Policy struct {
 // uses is what a policy looks at, found when it is compiled.
 type uses struct {
 	steady                         bool // the order of the jobs of one slot does not change with time
+	falls                          bool // it does, but no job's number rises
 	timed                          bool // a job's time on the slot matters
 	shares                         bool
 	running                        bool
 	ends                           bool
+	worth                          bool // what slots are worth
 	remains                        bool // when the main job ends
 	share, free, cycle, kind, node bool // of the slot
 }
@@ -73,8 +75,10 @@ func Compile(name, path, source string, others func(name string) (string, bool))
 	p.names = b.names
 	p.uses.steady = true
 	for l, level := range p.levels {
-		p.levelUses[l].steady = level.pace() != freely
-		p.uses.steady = p.uses.steady && p.levelUses[l].steady
+		u := &p.levelUses[l]
+		u.steady = level.pace() != freely
+		u.falls = !u.steady && trendOf(level) == falls
+		p.uses.steady, p.uses.falls = p.uses.steady && u.steady, p.uses.falls || u.falls
 	}
 	if err := p.try(); err != nil {
 		return nil, pipefill.Errorf(pipefill.CodeInvalid, "%s: %w", shown, err)

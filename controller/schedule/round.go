@@ -36,7 +36,9 @@ func (s *Scheduler) Assign(nowMs int64, free []Slot) []Pair {
 		s.countRunning()
 	}
 	if s.policy.uses.ends {
-		s.measureSlots(free)
+		if s.policy.uses.worth {
+			s.countSlots(free)
+		}
 		s.lookAhead(float64(nowMs))
 	}
 	if s.waiting == 0 || len(free) == 0 {
@@ -192,11 +194,12 @@ const scansFirst = 2
 // once serves a single slot without an index, where that is less work.
 func (r *round) once(l *lane) bool {
 	s, u := r.s, &r.s.policy.uses
-	lasts := u.steady && !u.shares && !u.running
+	lasts := (u.steady || u.falls) && !u.shares && !u.running
 	if l.x.scans++; !l.x.stale() || lasts && l.x.scans > scansFirst {
 		s.enter(l.x)
 		return false
 	}
+	s.exact(l.x.table)
 	if l.i = s.scan(l.x, &l.slots[0], nil); l.i >= 0 {
 		l.at = 0
 	}
@@ -233,7 +236,7 @@ func (r *round) ahead(a, b *lane) bool {
 // places of the user's jobs: another of them may have the slot.
 func (r *round) serveLane(l *lane) {
 	s, slot := r.s, l.slots[l.at]
-	i := s.preferred(l.x, l.i, &slot)
+	i := s.preferred(l.x, l.i, &slot, r.nowMs)
 	f := s.facts(i)
 	time := s.timeOn(&slot, &f)
 	s.drop(i)
@@ -299,7 +302,7 @@ func (s *Scheduler) timeOn(slot *Slot, f *facts) float64 {
 
 // preferred returns the job of i's user that the user wants first, of those that
 // may have the slot.
-func (s *Scheduler) preferred(x *index, i int32, slot *Slot) int32 {
+func (s *Scheduler) preferred(x *index, i int32, slot *Slot, nowMs float64) int32 {
 	levels := s.levels[s.groups[s.group[i]].userID]
 	if len(levels) < 2 {
 		return i
@@ -317,10 +320,17 @@ func (s *Scheduler) preferred(x *index, i int32, slot *Slot) int32 {
 			delete(levels, level)
 			continue
 		}
-		best := int32(-1)
+		best, first := int32(-1), [1 + maxLevels]float64{}
 		for _, k := range levels[level] {
-			if s.devices[k] <= 1 && x.scores[int(k)*x.stride] > never && s.fits(x, s.shape[k]) && !s.full(s.group[k], 1) && !s.vetoed(k, slot) && (best < 0 || s.before(x, k, best)) {
-				best = k
+			if s.devices[k] > 1 || !s.fits(x, s.shape[k]) || s.full(s.group[k], 1) || s.vetoed(k, slot) {
+				continue
+			}
+			var key [1 + maxLevels]float64
+			if s.now(x.table, k, nowMs, &key); key[0] <= never {
+				continue
+			}
+			if c := slices.Compare(key[:x.stride], first[:x.stride]); best < 0 || c > 0 || c == 0 && s.first(k, best) {
+				best, first = k, key
 			}
 		}
 		if best >= 0 {

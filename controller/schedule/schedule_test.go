@@ -47,7 +47,11 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 	if starving {
 		return key
 	}
-	c := context{columns: new(columns), nowMs: float64(r.now), slot: slot, groups: s.groups}
+	var m market
+	if s.policy.uses.worth {
+		m = r.market()
+	}
+	c := context{columns: new(columns), nowMs: float64(r.now), slot: slot, groups: s.groups, doneS: m.doneS}
 	c.push(f)
 	for _, p := range s.profiles {
 		speed := slot.Share
@@ -56,6 +60,7 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 		}
 		c.speeds = append(c.speeds, speed)
 	}
+	c.misfits = m.misfits(c.speeds)
 	env := map[string]map[string]any{"job": {}, "slot": {}}
 	for _, a := range Attributes {
 		of, name := a.Name[:len(a.Name)-len(after(a.Name))-1], after(a.Name)
@@ -84,30 +89,48 @@ func (r *full) key(t *testing.T, j *store.FillJob, slot *Slot) []float64 {
 	return append(key, number(out))
 }
 
-// elsewhere goes through all slots that are taken.
-func (r *full) elsewhere(f *facts) float64 {
-	best, queue, capacity := Never, int64(0), 0.0
-	for _, j := range r.jobs {
-		ms, _ := Expected(j)
-		queue += ms
+// market is of each slot by itself.
+func (r *full) market() market {
+	var pools []pool
+	work, longest, last := make([]float64, len(r.s.profiles)), make([]float64, len(r.s.profiles)), int64(0)
+	add := func(slot Slot, busyMs int64) {
+		one := pool{speeds: []float64{slot.Share}, count: 1, busyMs: busyMs, soonS: float64(busyMs) / 1000}
+		for _, p := range r.s.profiles[1:] {
+			one.speeds = append(one.speeds, r.s.options.Speed(p, slot))
+		}
+		pools = append(pools, one)
+		last = max(last, busyMs)
 	}
 	for _, slot := range r.free {
-		capacity += slot.Share
+		add(slot, 0)
 	}
 	for _, b := range r.busy {
-		capacity += b.Slot.Share
+		add(b.Slot, max(0, b.ExpectMs-r.now))
 	}
-	waits := 0.0
-	if capacity > 0 && queue > 0 {
-		waits = float64(queue) / 1000 / capacity * max(0, 1-f.ownWorkS/(float64(queue)/1000))
+	ms := make([]int64, len(work))
+	for i := range r.jobs {
+		f := r.s.facts(r.s.byID[r.jobs[i].ID])
+		ms[f.profile] += milliseconds(f.ownWorkS)
+		longest[f.profile] = max(longest[f.profile], f.ownWorkS)
 	}
+	for p := range work {
+		work[p] = float64(ms[p]) / 1000
+	}
+	m := newMarket(joinPools(pools), work, longest)
+	m.doneS = max(m.doneS, float64(last)/1000)
+	return m
+}
+
+// elsewhere goes through all slots that are taken.
+func (r *full) elsewhere(f *facts) float64 {
+	best := Never
 	for _, b := range r.busy {
 		speed := b.Slot.Share
 		if p := r.s.profiles[f.profile]; p != "" {
 			speed = r.s.options.Speed(p, b.Slot)
 		}
 		if b.ExpectMs > 0 && speed > 0 {
-			best = min(best, max(0, float64(b.ExpectMs-r.now)/1000)+f.workS*(1/max(speed, leastSpeed))+waits)
+			best = min(best, max(0, float64(b.ExpectMs-r.now)/1000)+f.workS*(1/max(speed, leastSpeed)))
 		}
 	}
 	return best
@@ -367,6 +390,7 @@ func strange(t *testing.T) []*Policy {
 		"0",
 		"let x = job.gpu ? job.time_s : 0; [job.attempts > 0 ? x + 1 : 0.5, -(job.has_deadline ? 1.5 : 1) * 2]",
 		"job.elsewhere_s < 64 ? never() : job.elsewhere_s - job.time_s",
+		"[-job.misfit, job.time_s - job.done_s]",
 		"job.running * -1 - job.account_running / 4",
 		"let x = job.work_s; let u = job.user; (u == 'a' or u in ['b', 'd']) and not (x > 100) ? x * 2 : -x ** 2",
 		"[slot.remaining_s - job.wait_s * 2, slot.kind == 'gpu' ? 1 : 0, job.attempts + job.used_s]",
@@ -377,6 +401,10 @@ func strange(t *testing.T) []*Policy {
 		"let x = (let y = job.time_s; y * y); x + (slot.node != 'n0' ? 8 : 0) + (job.has_deadline && !job.gpu || job.account == 'A' ? 1 : 0)",
 		"4 * job.wait_s - job.time_s + slot.share",
 		"job.wait_s * slot.share * 4",
+		"[job.slack_s > -64 ? 3 : job.deadline_s < 0 ? 2 : 2, job.time_s]",
+		"[min(job.slack_s / 64, 100) - job.time_s, -job.wait_s, job.slack_s >= 64 ? 1 : 0]",
+		"let late = not (job.slack_s >= 0 and job.deadline_s > 100); [late ? -1 : 1, late ? never() : job.work_s]",
+		"job.deadline_s < 1000 ? never() : job.work_s",
 		"job.due_s == 1e12 ? 1 : job.mem_bytes <= 4 and job.time_s >= 64 ? 2 : job.wait_s < 10 ? 3 : 4",
 	} {
 		p, err := Compile(fmt.Sprintf("strange%d", i), "", source, nil)

@@ -94,28 +94,26 @@ type Scheduler struct {
 	wheres   map[[2]string]*where
 	mems     []int64 // all that jobs ask for, rising
 
-	shares     sums
-	sharesRun  int // counts changes, for what was worked out before
-	roundsRun  int
-	endsRun    int
-	busy       map[place]int // into taken
-	taken      []Busy
-	later      [][]opening // see context
-	queue      float64
-	queueS     float64
-	workMs     int64 // of all that wait
-	busyShares int64
-	kinds      []Slot // one of each kind that was ever taken
-	kindIDs    map[slotKind]int
-	capacity   int64 // shares of all slots in a round, in millionths
-	cycles     map[string]*cycle
-	tables     map[tableKey]*table
-	indexes    map[indexKey]*index
-	batch      batch
-	batches    sync.Pool  // of *batch, for parts
-	badMu      sync.Mutex // tables are worked out side by side
-	bad        string
-	used       int // counts Assign, to forget what was not used for long
+	shares    sums
+	sharesRun int // counts changes, for what was worked out before
+	roundsRun int
+	endsRun   int
+	busy      map[place]int // into taken
+	taken     []Busy
+	later     [][]opening // see context
+	workOf    []int64     // of all that wait, ms by profile
+	slotKinds []int       // slots by kind, free or not
+	market    market
+	kinds     []Slot // one of each kind that was ever taken
+	kindIDs   map[slotKind]int
+	cycles    map[string]*cycle
+	tables    map[tableKey]*table
+	indexes   map[indexKey]*index
+	batch     batch
+	batches   sync.Pool  // of *batch, for parts
+	badMu     sync.Mutex // tables are worked out side by side
+	bad       string
+	used      int // counts Assign, to forget what was not used for long
 }
 
 // tally counts what runs, by name.
@@ -146,7 +144,7 @@ func New(policy *Policy, options Options) *Scheduler {
 }
 
 func (s *Scheduler) clear() {
-	s.workMs = 0
+	s.workOf = nil
 	s.columns, s.byID, s.waiting, s.gangs, s.oldest, s.late = columns{}, map[int64]int32{}, 0, nil, nil, 0
 	s.groups, s.groupIDs, s.levels = nil, map[[2]string]int32{}, nil
 	if s.places == nil {
@@ -262,7 +260,7 @@ func (s *Scheduler) Sync(jobs []store.FillJob) {
 func (s *Scheduler) drop(i int32) {
 	s.gone[i] = true
 	s.waiting--
-	s.workMs -= milliseconds(s.ownWorkS[i])
+	s.workOf[s.profile[i]] -= milliseconds(s.ownWorkS[i])
 	if s.starving[i] {
 		s.late--
 	}
@@ -283,7 +281,10 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 	s.push(f)
 	s.byID[j.ID] = i
 	s.waiting++
-	s.workMs += milliseconds(f.ownWorkS)
+	for len(s.workOf) < len(s.profiles) {
+		s.workOf = append(s.workOf, 0)
+	}
+	s.workOf[f.profile] += milliseconds(f.ownWorkS)
 	own := s.levels[s.groups[f.group].userID]
 	own[j.Priority] = append(own[j.Priority], i)
 	if j.Devices > 1 {
@@ -376,7 +377,6 @@ func (s *Scheduler) compact() {
 // SetBusy says which slots fill jobs have now, instead of all said before.
 func (s *Scheduler) SetBusy(busy []Busy) {
 	s.busy, s.taken = make(map[place]int, len(busy)), s.taken[:0]
-	s.busyShares = 0
 	if len(s.kinds) > 4*maxLanes+len(busy) {
 		s.kinds, s.kindIDs = nil, map[slotKind]int{}
 	}
@@ -395,7 +395,6 @@ func (s *Scheduler) Occupy(b Busy) {
 	b.kind = s.kindOfSlot(&b.Slot)
 	s.busy[p] = len(s.taken)
 	s.taken = append(s.taken, b)
-	s.busyShares += millionths(b.Slot.Share)
 	s.count(b, 1)
 }
 
@@ -408,7 +407,6 @@ func (s *Scheduler) Vacate(node string, device pipefill.DeviceID) {
 		s.busy[place{s.taken[i].Slot.Node, s.taken[i].Slot.Device}] = i
 		s.taken = s.taken[:last]
 		delete(s.busy, p)
-		s.busyShares -= millionths(b.Slot.Share)
 		s.count(b, -1)
 	}
 }

@@ -15,22 +15,24 @@ type tableKey struct {
 	free, mainEndMs           int64
 	kind, node                string
 	speeds                    string // of the profiles
+	own                       fitKey // where scores fall: see trend.go
 }
 
 // table holds the scores of all jobs on slots of a class, 1 + levels numbers a
 // job: the tier, then the policy's.
 type table struct {
-	slot   Slot
-	speeds []float64
-	scores []float64
-	stride int
-	upto   int       // jobs so far
-	nowMs  []float64 // of each level's numbers
-	shares int
-	rounds int
-	ends   int
-	run    int // counts rebuilds, for the indexes
-	used   int
+	slot    Slot
+	speeds  []float64
+	scores  []float64
+	stride  int
+	upto    int       // jobs so far
+	nowMs   []float64 // of each level's numbers
+	shares  int
+	rounds  int
+	ends    int
+	misfits []float64 // by profile
+	run     int       // counts rebuilds, for the indexes
+	used    int
 }
 
 // tableKeyOf keeps of a slot what the policy looks at.
@@ -100,10 +102,17 @@ func (s *Scheduler) rate(t *table, nowMs float64) {
 		t.scores = append(make([]float64, 0, need+need/4), t.scores...)
 	}
 	t.scores = t.scores[:s.len()*t.stride]
+	if s.policy.uses.worth && (t.upto == 0 || t.ends != s.endsRun) {
+		t.misfits = s.market.misfits(t.speeds)
+	}
 	moved := false
 	for l := range t.nowMs {
 		u := &s.policy.levelUses[l]
-		if t.upto == 0 || !u.steady && t.nowMs[l] != nowMs || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun || u.ends && t.ends != s.endsRun {
+		passed := t.nowMs[l] != nowMs
+		if u.falls && nowMs >= t.nowMs[l] { // what was worked out bounds it
+			t.nowMs[l], passed = nowMs, false
+		}
+		if t.upto == 0 || !u.steady && passed || u.shares && t.shares != s.sharesRun || u.running && t.rounds != s.roundsRun || u.ends && t.ends != s.endsRun {
 			moved = true
 			t.nowMs[l] = nowMs
 			s.score(t, l, 0, t.upto)
@@ -208,7 +217,7 @@ func (s *Scheduler) cycleOf(slot *Slot) *cycle {
 func (s *Scheduler) ready(t *table, nowMs float64, first int) { s.point(&s.batch, t, nowMs, first) }
 
 func (s *Scheduler) point(b *batch, t *table, nowMs float64, first int) {
-	b.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups, later: s.later, queue: s.queue, queueS: s.queueS}
+	b.context = context{columns: &s.columns, nowMs: nowMs, slot: &t.slot, speeds: t.speeds, groups: s.groups, later: s.later, misfits: t.misfits, doneS: s.market.doneS}
 	b.first = first
 }
 
@@ -220,10 +229,16 @@ func (s *Scheduler) now(t *table, i int32, nowMs float64, out *[1 + maxLevels]fl
 	}
 	s.ready(t, nowMs, int(i))
 	for l, level := range s.policy.levels {
-		if level.pace() != still && t.nowMs[l] != nowMs {
+		if level.pace() != still && (t.nowMs[l] != nowMs || s.policy.levelUses[l].falls) {
 			level.eval(&s.batch, out[1+l:2+l])
 			if x := out[1+l]; x-x != 0 {
 				out[1+l] = s.refuse(int(i), t, x)
+			}
+			if l == 0 { // as in scorePart
+				out[0] = s.tier[i]
+				if out[1] <= never {
+					out[0], out[1] = never, 0
+				}
 			}
 		}
 	}
