@@ -55,7 +55,8 @@ type MainDevice struct {
 	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
 	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
 	Budget    float64              `json:"budget"`             // of slow-down that is accepted, as 0.01
-	Cycle     pipefill.BubbleCycle `json:"cycle"`              // as with nothing moved
+	Cycle     pipefill.BubbleCycle `json:"cycle"`                // as with nothing moved
+	CycleKept bool                 `json:"cycle_kept,omitempty"` // cycle is left out: the last one sent in this run stands
 	Movable   *Movable             `json:"movable,omitempty"`
 	Totals    MainTotals           `json:"totals"`
 }
@@ -139,6 +140,7 @@ type NodeOrders struct {
 	NowMs       int64                 `json:"now_ms"`
 	Recordings  []RecordingAsk        `json:"recordings,omitempty"` // to be sent (POST /v1/node/recording)
 	Plans       []Plan                `json:"plans,omitempty"`      // of assignments whose plan the node has not
+	Whole       bool                  `json:"whole,omitempty"`      // a cycle was left out that is not known here: the sync was not heard, send all
 }
 
 // Failure is the body of every answer that is not 2xx.

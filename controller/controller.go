@@ -25,6 +25,7 @@ import (
 // Slurm is what the controller asks of the workload manager.
 type Slurm interface {
 	List(ctx context.Context, partitions []string, since time.Time) (slurm.Listing, error)
+	Down(ctx context.Context) bool
 	States(ctx context.Context) (states map[string]string, ok bool, err error)
 	Read(ctx context.Context, id int64) (slurm.Listing, error)
 	Nodes(ctx context.Context) ([]slurm.Node, error)
@@ -316,7 +317,7 @@ func (c *Controller) decide(sweep bool) (looked map[int64]struct{}, groups []ofJ
 func (c *Controller) view(ids map[int64]struct{}) reconcile.View {
 	view := reconcile.View{
 		NowMs: c.now().UnixMilli(), NodeLostMs: c.cfg.NodeLostS * 1000, MaxMin: c.cfg.MaxTimeMin, Partitions: c.cfg.Partitions,
-		Slurm: make(map[int64]slurm.Job, len(ids)), Nodes: c.heard(), Vacate: c.vacate(),
+		Slurm: make(map[int64]slurm.Job, len(ids)), Ran: map[int64]int64{}, Away: c.mirror.away, Nodes: map[string]reconcile.Node{}, Vacate: c.vacate(),
 	}
 	for _, id := range slices.Sorted(maps.Keys(ids)) {
 		word, row := c.mirror.jobs[id], c.store.Open(c.cfg.Cluster, id)
@@ -334,9 +335,11 @@ func (c *Controller) view(ids map[int64]struct{}) reconcile.View {
 			continue
 		}
 		view.Live = append(view.Live, *a)
-		// A node that was never heard since our own start may still call.
+		if word != nil {
+			view.Ran[id] = word.ran
+		}
 		if _, ok := view.Nodes[a.Node]; !ok {
-			view.Nodes[a.Node] = reconcile.Node{SeenMs: c.started}
+			view.Nodes[a.Node] = c.heardOf(a.Node)
 		}
 	}
 	view.Leave = c.knownDrains().leave(view.Live)

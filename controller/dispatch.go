@@ -212,12 +212,31 @@ func (c *Controller) do(ctx context.Context, a reconcile.Action) error {
 	case reconcile.RequeueHold:
 		return c.slurm.RequeueHold(ctx, a.JobID)
 	case reconcile.Cancel:
-		return c.slurm.Cancel(ctx, a.JobID)
+		return c.cancel(ctx, a)
 	case reconcile.Extend:
 		return c.slurm.SetTimeLimit(ctx, a.JobID, a.Minutes)
 	}
 	return pipefill.Errorf(pipefill.CodeInternal, "no action is called %q", a.Kind)
 }
+
+// cancel ends a job in Slurm. Where its user does not know why, its administrator's
+// comment says it.
+func (c *Controller) cancel(ctx context.Context, a reconcile.Action) error {
+	if a.Reason == "" {
+		return c.slurm.Cancel(ctx, a.JobID)
+	}
+	if err := c.slurm.Annotate(ctx, a.JobID, slurm.FieldAdminComment, notAgain); err != nil {
+		c.log.DebugContext(ctx, "comment not written", "fill_job_id", a.JobID, "err", err)
+	}
+	err := c.slurm.Cancel(ctx, a.JobID)
+	if err == nil {
+		c.log.WarnContext(ctx, "a job is cancelled in Slurm", "fill_job_id", a.JobID, "reason", a.Reason)
+	}
+	return err
+}
+
+// notAgain is the word in the comment of a job that Slurm would have run again.
+const notAgain = "it-had-ended,not-run-again"
 
 // learn notes which job keeps off which node, or off all, for how long.
 func (c *Controller) learn(a reconcile.Action) {

@@ -194,9 +194,8 @@ func (c *Controller) drainNames(ctx context.Context, r api.DrainRequest, action 
 	if err != nil {
 		c.log.WarnContext(ctx, "slurm does not list its nodes", "err", err)
 	}
-	reporting := c.heard()
 	for _, name := range names {
-		if _, ok := reporting[name]; !ok && !slices.ContainsFunc(known, func(n slurm.Node) bool { return n.Name == name }) {
+		if c.heardOf(name).Assignments == nil && !slices.ContainsFunc(known, func(n slurm.Node) bool { return n.Name == name }) {
 			return nil, pipefill.Errorf(pipefill.CodeNotFound, "%s node %s: neither Slurm nor pipefill knows it", action, name)
 		}
 	}

@@ -34,7 +34,7 @@ const (
 func newFaultWorld(t *testing.T, st *store.Store, seed uint64, bug string) *world {
 	w := &world{
 		t: t, rng: rand.New(rand.NewPCG(seed, 11)), nowS: 1_000_000, calm: 40, jobs: map[int64]*worldJob{}, nodes: map[string]*worldNode{}, store: st, memory: true,
-		violated: map[string]string{}, bug: bug, mainless: map[int64]int64{}, jobOf: map[int64]int64{}, slurmFails: 0.1, answersLost: 0.2, callsLate: 0.3, syncsLate: 0.1,
+		violated: map[string]string{}, bug: bug, mainless: map[int64]int64{}, jobOf: map[int64]int64{}, slurmFails: 0.1, answersLost: 0.2, callsLate: 0.3, syncsLate: 0.1, endsUnheard: 0.1,
 	}
 	if bug != "" { // more goes wrong at once: one fault alone is mended in time
 		w.calm, w.answersLost, w.syncsLate = 8, 0.5, 0.4

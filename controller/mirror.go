@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pipefill"
@@ -47,10 +48,12 @@ type mirror struct {
 	closed map[string]string // fill partitions that start nothing, and why
 
 	complete bool // all jobs were listed since the start
-	asks     int64
+	asks     atomic.Int64
 	touched  map[int64]int64 // job -> number of the ask after which we changed or read it
 	unsaved  map[int64]bool  // seen, and not yet in the store
 	read     map[int64]bool  // to be read one by one
+	same     int64           // the last ask that nothing had changed since
+	away     int64           // the last ask in which there was no slurmctld
 
 	listed   time.Time // when the last listing began
 	nextList time.Time
@@ -61,6 +64,15 @@ type mirror struct {
 type word struct {
 	slurm.Job
 	ask int64
+	ran int64 // the last ask in which it said that the job runs
+}
+
+// saidAt notes that Slurm said it in an ask.
+func (w *word) saidAt(ask int64) {
+	w.ask = ask
+	if w.Running() {
+		w.ran = ask
+	}
 }
 
 func newMirror() *mirror {
@@ -72,12 +84,7 @@ func newMirror() *mirror {
 
 // poll asks Slurm what is due and takes it in. It is the one place that lists.
 func (c *Controller) poll(ctx context.Context) error {
-	m := c.mirror
-	m.mu.Lock()
-	m.asks++
-	ask := m.asks
-	m.mu.Unlock()
-	err := c.pollJobs(ctx, ask)
+	err := c.pollJobs(ctx, c.mirror.asks.Add(1))
 	c.fault("slurm", err)
 	if err != nil {
 		return err
@@ -158,6 +165,11 @@ func (c *Controller) list(ctx context.Context, ask, rest int64, least time.Durat
 	m.mu.Unlock()
 	listing, err := c.slurm.List(ctx, c.cfg.Partitions, since)
 	if err != nil {
+		if c.slurm.Down(ctx) {
+			m.mu.Lock()
+			m.away = ask
+			m.mu.Unlock()
+		}
 		return err
 	}
 	m.mu.Lock()
@@ -165,6 +177,7 @@ func (c *Controller) list(ctx context.Context, ask, rest int64, least time.Durat
 	end := c.now()
 	m.listed, m.nextList = begin, end.Add(least)
 	if listing.Same {
+		m.same = ask
 		for id, at := range m.touched {
 			if w := m.jobs[id]; w != nil && at < ask {
 				w.ask = ask // what we did changed nothing
@@ -268,10 +281,18 @@ func (c *Controller) takeJob(j *slurm.Job, ask int64) {
 		return // ended before we knew it
 	}
 	if old != nil && old.Job == *j {
-		old.ask = ask
+		old.saidAt(ask)
 		return
 	}
-	m.jobs[j.ID] = &word{Job: *j, ask: ask}
+	w := &word{Job: *j, ask: ask}
+	if old != nil {
+		w.ran = old.ran
+		if old.Running() {
+			w.ran = max(w.ran, m.same)
+		}
+	}
+	w.saidAt(ask)
+	m.jobs[j.ID] = w
 	m.unsaved[j.ID] = true
 	c.dirty.add(j.ID)
 }
@@ -296,10 +317,7 @@ func (c *Controller) readJobs(ctx context.Context) {
 // readJob reads a job, or all tasks of an array, as of now.
 func (c *Controller) readJob(ctx context.Context, id int64) {
 	m := c.mirror
-	m.mu.Lock()
-	m.asks++ // newer than any listing under way
-	ask := m.asks
-	m.mu.Unlock()
+	ask := m.asks.Add(1) // newer than any listing under way
 	listing, err := c.slurm.Read(ctx, id)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -335,8 +353,7 @@ func (c *Controller) readJob(ctx context.Context, id int64) {
 // touch notes that we have changed a job: what was asked before is of no more
 // use, and it is not acted on again before Slurm was asked anew.
 func (m *mirror) touch(id int64, now time.Time, poll time.Duration) {
-	m.asks++
-	m.touched[id] = m.asks
+	m.touched[id] = m.asks.Add(1)
 	if m.nextList.After(now.Add(poll)) {
 		m.read[id] = true
 	}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -25,15 +26,15 @@ type node struct {
 	asks   []api.RecordingAsk
 }
 
-// heard is what the nodes said, for a decision.
-func (c *Controller) heard() map[string]reconcile.Node {
+// heardOf is what a node said, for a decision. One that was never heard since our
+// own start may still call.
+func (c *Controller) heardOf(name string) reconcile.Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[string]reconcile.Node, len(c.nodes))
-	for name, n := range c.nodes {
-		out[name] = n.view
+	if n := c.nodes[name]; n != nil {
+		return n.view
 	}
-	return out
+	return reconcile.Node{SeenMs: c.started}
 }
 
 // viewOf is a node's word, as decisions need it.
@@ -43,6 +44,26 @@ func viewOf(s *api.NodeSync, seenMs int64) reconcile.Node {
 		view.Assignments[a.ID] = a
 	}
 	return view
+}
+
+// endsOf notes of the assignments that ended by a node's word when that was first
+// heard, as the number of Slurm's last ask.
+func endsOf(s *api.NodeSync, before map[int64]int64, ask int64) map[int64]int64 {
+	var ends map[int64]int64
+	for _, a := range s.Assignments {
+		if a.State != pipefill.AssignmentEnded {
+			continue
+		}
+		if ends == nil {
+			ends = map[int64]int64{}
+		}
+		at, heard := before[a.ID]
+		if !heard {
+			at = ask
+		}
+		ends[a.ID] = at
+	}
+	return ends
 }
 
 // tell works out what nodes are to hold, and wakes their syncs where that has
@@ -97,7 +118,12 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	if err != nil {
 		return api.NodeOrders{}, err
 	}
-	if err := c.hear(state); err != nil {
+	switch err := c.hear(state); {
+	case errors.Is(err, errPart):
+		return api.NodeOrders{
+			Serial: state.OrdersSeen, UsageAck: ack, Partitions: c.cfg.Partitions, Cluster: c.cfg.Cluster, NowMs: c.now().UnixMilli(), Whole: true,
+		}, nil
+	case err != nil:
 		return api.NodeOrders{}, err
 	}
 	forget, err := c.forget(ctx, state)
@@ -123,25 +149,62 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	}
 }
 
+// errPart is the answer to a sync that leaves out what was never heard.
+var errPart = errors.New("a bubble cycle is left out that is not known")
+
+// restore puts the cycles into a sync that were left out, from the one before, and
+// returns what slots they made there; false: they are not known.
+func restore(n *node, s *api.NodeSync) (kept map[pipefill.DeviceID]schedule.Slot, ok bool) {
+	for i := range s.Mains {
+		m := &s.Mains[i]
+		if !m.CycleKept {
+			continue
+		}
+		if n == nil || n.said.Run != s.Run {
+			return nil, false
+		}
+		old := slices.IndexFunc(n.said.Mains, func(x api.MainDevice) bool { return x.Device == m.Device && x.Job == m.Job })
+		if old < 0 {
+			return nil, false
+		}
+		m.Cycle, m.CycleKept = n.said.Mains[old].Cycle, false
+		for _, slot := range n.slots {
+			if slot.Device == m.Device && slot.Main == m.Job {
+				if kept == nil {
+					kept = make(map[pipefill.DeviceID]schedule.Slot, len(s.Mains))
+				}
+				kept[m.Device] = slot
+			}
+		}
+	}
+	return kept, true
+}
+
 // hear remembers a node's state; the loop looks at once where it is news.
 func (c *Controller) hear(state api.NodeSync) error {
 	now := c.now()
 	state.Usage = nil
-	view, slots := viewOf(&state, now.UnixMilli()), slotsOf(&state)
 	c.mu.Lock()
 	n, known := c.nodes[state.Node]
 	if known && state.Run == n.said.Run && state.Seq < n.said.Seq {
 		c.mu.Unlock()
 		return pipefill.Errorf(pipefill.CodeConflict, "sync %d of node %s came after sync %d: it is not heard", state.Seq, state.Node, n.said.Seq)
 	}
+	kept, ok := restore(n, &state)
+	if !ok {
+		c.mu.Unlock()
+		return errPart
+	}
+	view, slots := viewOf(&state, now.UnixMilli()), slotsOf(&state, kept)
 	if !known {
 		n = &node{orders: c.ordersOf(state.Node), serial: now.UnixMilli(), news: make(chan struct{})}
 		c.nodes[state.Node] = n
 	}
-	news := !known || state.WantsJob != nil || !sameNews(n.said, state)
-	if left := mainsThatLeft(n.said, state); len(left) > 0 {
+	news := !known || state.WantsJob != nil || !sameNews(&n.said, &state)
+	if left := mainsThatLeft(&n.said, &state); len(left) > 0 {
 		c.left = append(c.left, store.NodeMains{Node: state.Node, Run: n.said.Run, Mains: left})
 	}
+	view.Ends = endsOf(&state, n.view.Ends, c.mirror.asks.Load())
 	moved := !slices.Equal(n.slots, slots)
 	n.said, n.seenMs, n.view, n.slots = state, now.UnixMilli(), view, slots
 	c.mu.Unlock()
@@ -187,20 +250,26 @@ func (c *Controller) saveTotals(ctx context.Context) error {
 }
 
 // sameNews tells whether nothing changed that a decision rests on.
-func sameNews(a, b api.NodeSync) bool {
+func sameNews(a, b *api.NodeSync) bool {
+	if slices.EqualFunc(a.Mains, b.Mains, func(x, y api.MainDevice) bool {
+		return x.Job == y.Job && x.Device == y.Device && x.Enabled == y.Enabled
+	}) &&
+		slices.EqualFunc(a.Assignments, b.Assignments, func(x, y api.NodeAssignment) bool { return x.ID == y.ID && x.State == y.State }) {
+		return true
+	}
 	type main struct {
 		job     pipefill.JobKey
 		device  pipefill.DeviceID
 		enabled bool
 	}
-	mains := func(s api.NodeSync) map[main]bool {
+	mains := func(s *api.NodeSync) map[main]bool {
 		out := map[main]bool{}
 		for _, m := range s.Mains {
 			out[main{m.Job, m.Device, m.Enabled}] = true
 		}
 		return out
 	}
-	states := func(s api.NodeSync) map[int64]pipefill.AssignmentState {
+	states := func(s *api.NodeSync) map[int64]pipefill.AssignmentState {
 		out := map[int64]pipefill.AssignmentState{}
 		for _, x := range s.Assignments {
 			out[x.ID] = x.State
@@ -212,11 +281,16 @@ func sameNews(a, b api.NodeSync) bool {
 
 // mainsThatLeft are the main devices of before that are gone now: their last
 // totals are the final ones.
-func mainsThatLeft(before, after api.NodeSync) []api.MainDevice {
+func mainsThatLeft(before, after *api.NodeSync) []api.MainDevice {
 	var left []api.MainDevice
-	for _, m := range before.Mains {
-		if !slices.ContainsFunc(after.Mains, func(x api.MainDevice) bool { return x.Job == m.Job && x.Device == m.Device }) {
-			left = append(left, m)
+	same := func(a, b *api.MainDevice) bool { return a.Job == b.Job && a.Device == b.Device }
+	for i := range before.Mains {
+		m := &before.Mains[i]
+		if i < len(after.Mains) && same(m, &after.Mains[i]) {
+			continue // as always
+		}
+		if !slices.ContainsFunc(after.Mains, func(x api.MainDevice) bool { return same(m, &x) }) {
+			left = append(left, *m)
 		}
 	}
 	return left

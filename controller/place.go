@@ -304,17 +304,23 @@ func (c *Controller) offer(nowMs int64) {
 	c.mu.Unlock()
 }
 
-// slotsOf are the devices of a node's main jobs that may be filled.
-func slotsOf(s *api.NodeSync) []schedule.Slot {
-	var slots []schedule.Slot
-	for _, m := range s.Mains {
+// slotsOf are the devices of a node's main jobs that may be filled. Of those that
+// were left out of the sync kept has the slots of before.
+func slotsOf(s *api.NodeSync, kept map[pipefill.DeviceID]schedule.Slot) []schedule.Slot {
+	slots := make([]schedule.Slot, 0, len(s.Mains))
+	for i := range s.Mains {
+		m := &s.Mains[i]
 		if !m.Enabled {
 			continue
 		}
 		slot := schedule.Slot{
 			Node: s.Node, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, s.Devices), Launches: m.Launches,
 		}
-		describe(&slot, m.Cycle)
+		if old, ok := kept[m.Device]; ok {
+			slot.Share, slot.IterationS, slot.LongestS, slot.Bubbles, slot.Cycle = old.Share, old.IterationS, old.LongestS, old.Bubbles, old.Cycle
+		} else {
+			describe(&slot, m.Cycle)
+		}
 		slots = append(slots, slot)
 	}
 	return slots
@@ -322,7 +328,7 @@ func slotsOf(s *api.NodeSync) []schedule.Slot {
 
 // freeBytes is the most that a fill job can have in any bubble; where the main
 // job does not say, all that the device has.
-func freeBytes(m api.MainDevice, devices []api.NodeDevice) int64 {
+func freeBytes(m *api.MainDevice, devices []api.NodeDevice) int64 {
 	free := m.Cycle.AlwaysFreeBytes
 	for _, b := range m.Cycle.Bubbles {
 		free = max(free, b.FreeBytes)

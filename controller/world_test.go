@@ -42,21 +42,23 @@ type world struct {
 	writes int
 	killAt int // so many halves of writes from now; 0: never
 
+	down        bool    // there is no slurmctld
 	slurmFails  float64 // chance that a call fails, half of them after it did its work
 	answersLost float64
 
 	// Of faults_test.go.
-	memory    bool              // the database is in memory
-	violated  map[string]string // invariant -> how; nil: a violation fails the test
-	bug       string            // seeded into the world or what it stands for
-	skewMs    int64             // the controller's clock against all others
-	lateCalls []func()          // commands that failed, and are done after all
-	lateSyncs []api.NodeSync    // messages on their way
-	callsLate float64
-	syncsLate float64
-	calm      int             // one disturbance in a quarter as many steps
-	jobOf     map[int64]int64 // assignment -> job that attached by it
-	mainless  map[int64]int64 // assignment -> since when it runs without a main job, s
+	memory      bool              // the database is in memory
+	violated    map[string]string // invariant -> how; nil: a violation fails the test
+	bug         string            // seeded into the world or what it stands for
+	skewMs      int64             // the controller's clock against all others
+	lateCalls   []func()          // commands that failed, and are done after all
+	lateSyncs   []api.NodeSync    // messages on their way
+	callsLate   float64
+	syncsLate   float64
+	endsUnheard float64         // chance that Slurm loses a node before it hears of a job's end
+	calm        int             // one disturbance in a quarter as many steps
+	jobOf       map[int64]int64 // assignment -> job that attached by it
+	mainless    map[int64]int64 // assignment -> since when it runs without a main job, s
 }
 
 // builtin are the policies, compiled once: a world starts many controllers.
@@ -80,6 +82,8 @@ type worldJob struct {
 	started   int    // attempts that ran
 	completed int    // attempts that ran to their end
 	on        string // the node where its script runs; ""
+	unheard   bool   // has ended, and Slurm does not know
+	requeued  int    // times that it was requeued after an end that Slurm had not heard of
 }
 
 type worldNode struct {
@@ -187,6 +191,9 @@ func (w *world) call() (works bool, err error) {
 
 func (w *world) List(context.Context, []string, time.Time) (slurm.Listing, error) {
 	works, err := w.call()
+	if w.down {
+		works, err = false, errSlurm
+	}
 	if !works || err != nil {
 		return slurm.Listing{}, errors.Join(err, w.alive())
 	}
@@ -200,6 +207,8 @@ func (w *world) List(context.Context, []string, time.Time) (slurm.Listing, error
 	l.Ends = maps.Clone(w.ends)
 	return l, nil
 }
+
+func (w *world) Down(context.Context) bool { return w.down && !w.dead }
 
 func (w *world) States(context.Context) (map[string]string, bool, error) {
 	return nil, false, w.alive()
@@ -252,7 +261,7 @@ func (w *world) Hold(_ context.Context, id int64) error {
 func (w *world) PinRelease(_ context.Context, id int64, node string) error {
 	return w.change(id, func(j *worldJob) bool { return j.Pending() || j.Running() && j.Nodes == node }, func(j *worldJob) {
 		if j.Pending() {
-			j.Held, j.PinnedNode = false, node
+			j.Held, j.PinnedNode, j.EligibleMs = false, node, 0
 		}
 	})
 }
@@ -296,8 +305,23 @@ func (w *world) SetTimeLimit(context.Context, int64, int64) error { return w.ali
 // requeue sends a job back, held, as another attempt.
 func (w *world) requeue(j *worldJob) {
 	w.leaveNode(j, pipefill.OutcomeFailed, "ended by signal 15")
-	j.State, j.Held, j.PinnedNode, j.Nodes, j.doneS = "PENDING", true, "", "", 0
+	if j.unheard {
+		j.requeued++
+	}
+	j.State, j.Held, j.PinnedNode, j.Nodes, j.doneS, j.unheard = "PENDING", true, "", "", 0, false
 	j.Restarts++
+}
+
+// loseEnd is Slurm's of a node that it has lost before it heard that a job had
+// ended there: the job is requeued as it was, pinned and not held.
+func (w *world) loseEnd(j *worldJob) {
+	if j.once {
+		j.State, j.EndMs, j.unheard = "NODE_FAIL", w.ms(), false
+		return
+	}
+	pin := j.PinnedNode
+	w.requeue(j)
+	j.Held, j.PinnedNode, j.EligibleMs = false, pin, w.ms()+121_000
 }
 
 // leaveNode tells the node, daemon or not, that the job's script is over: what
@@ -358,7 +382,7 @@ func (w *world) evict(n *worldNode) {
 
 // start lets Slurm start a job that was released.
 func (w *world) start(j *worldJob) bool {
-	if !j.Pending() || j.Held || j.PinnedNode == "" {
+	if !j.Pending() || j.Held || j.PinnedNode == "" || j.EligibleMs > w.ms() {
 		return false
 	}
 	j.State, j.Nodes, j.StartMs, j.doneS = "RUNNING", j.PinnedNode, w.ms(), 0
@@ -372,7 +396,7 @@ func (w *world) second() {
 		j := w.jobs[id]
 		switch {
 		case w.start(j):
-		case j.Pending() && !j.Held:
+		case j.Pending() && !j.Held && j.PinnedNode == "":
 			w.violate("pinned", "job %d is free to run anywhere", id)
 		}
 		if j.Running() {
@@ -390,6 +414,12 @@ func (w *world) second() {
 
 // run is a second of a job that Slurm has started.
 func (w *world) run(j *worldJob) {
+	if j.unheard {
+		if w.rng.IntN(8) == 0 {
+			w.loseEnd(j)
+		}
+		return
+	}
 	n := w.nodes[j.Nodes]
 	r, attached := n.live(j)
 	if !attached {
@@ -408,6 +438,10 @@ func (w *world) run(j *worldJob) {
 	if j.doneS >= j.workS {
 		j.completed++
 		w.leaveNode(j, pipefill.OutcomeCompleted, "")
+		if w.endsUnheard > 0 && w.rng.Float64() < w.endsUnheard {
+			j.unheard = true
+			return
+		}
 		j.State, j.EndMs = "COMPLETED", w.ms()
 	}
 }
@@ -532,7 +566,7 @@ func (w *world) disturb() {
 
 // settle lets the world go on, undisturbed, until every job has ended.
 func (w *world) settle() {
-	w.slurmFails, w.answersLost, w.killAt = 0, 0, 0
+	w.slurmFails, w.answersLost, w.killAt, w.endsUnheard = 0, 0, 0, 0
 	if w.dead {
 		w.boot()
 	}
@@ -593,11 +627,11 @@ func (w *world) check() {
 			}
 		}
 		switch {
-		case counted > 1 || j.completed > 1:
+		case counted > 1 || j.completed > 1+j.requeued:
 			w.violate("twice", "job %d: %d attempts count as completed, %d ran to the end", id, counted, j.completed)
-		case (j.completed == 1) != (row.Outcome == pipefill.OutcomeCompleted):
+		case (j.completed > 0) != (row.Outcome == pipefill.OutcomeCompleted) && j.State != "NODE_FAIL" && !(j.once && j.unheard):
 			w.violate("lost", "job %d: ran to the end %d times, the queue says %q (%s)", id, j.completed, row.Outcome, row.Reason)
-		case !j.once && j.completed != 1:
+		case !j.once && j.completed == 0:
 			w.violate("lost", "job %d: ended as %q (%s), Slurm says %s", id, row.Outcome, row.Reason, j.State)
 		case j.once && j.started > 1:
 			w.violate("twice", "job %d: --no-requeue, started %d times", id, j.started)
@@ -742,7 +776,7 @@ func TestWorld_ExactlyOneAttemptCounts(t *testing.T) {
 	for seed := range uint64(10) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed, 8)
-			w.slurmFails, w.answersLost = 0.1, 0.2
+			w.slurmFails, w.answersLost, w.endsUnheard = 0.1, 0.2, 0.2
 			for range 400 {
 				w.disturb()
 				if w.dead && w.rng.IntN(5) == 0 {

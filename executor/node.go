@@ -75,6 +75,7 @@ type mainDevice struct {
 	governor *governor
 	fill     *fillJob
 	usedHere used // by fill jobs that have ended here
+	told     toldCycle
 	trace    *eventTrace
 	record   *recording // nil: off
 	noMove   string     // why the main job's state stays there for the rest of it

@@ -86,6 +86,10 @@ func (n *node) syncOnce(ctx context.Context, c controller) error {
 	if err != nil {
 		return err
 	}
+	n.wasTold(&state, orders.Whole)
+	if orders.Whole {
+		return nil // it orders nothing
+	}
 	n.obey(orders)
 	n.answer(ctx, c, orders.Recordings)
 	return nil
@@ -181,6 +185,7 @@ func (n *node) snapshot() api.NodeSync {
 	}
 	slices.Sort(s.Faults)
 	s.Recordings = n.recordings()
+	n.leaveOut(&s)
 	return s
 }
 

@@ -42,6 +42,7 @@ type modelJob struct {
 	alive     bool // its script runs on Nodes
 	starts    int  // attempts that attached
 	completed int  // attempts that Slurm calls completed
+	ran       bool // to its end, whether Slurm has heard of it or not
 }
 
 type modelNode struct {
@@ -221,6 +222,7 @@ func (m *model) run(n *modelNode, j *modelJob, r api.NodeAssignment) {
 	if j.done >= j.work {
 		j.alive = false
 		r.State, r.Outcome, r.EndedMs = ended, pipefill.OutcomeCompleted, m.nowMs
+		j.ran = !j.fails
 		if j.fails {
 			j.ExitCode, r.ExitCode, r.Outcome = 3, 3, pipefill.OutcomeFailed
 		}

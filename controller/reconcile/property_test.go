@@ -188,7 +188,7 @@ func (m *model) judge() {
 		switch {
 		case counted > 1 || j.completed > 1:
 			m.t.Errorf("job %d: %d attempts count as completed, %d completed", id, counted, j.completed)
-		case done != (counted == 1) || done != (j.completed == 1):
+		case done != (counted == 1) || j.completed == 1 && !done || done && !j.ran:
 			m.t.Errorf("job %d: the queue says %q (%s), %d attempts count, %d completed", id, row.Outcome, row.Reason, counted, j.completed)
 		case !done && !j.once && !j.cancelled && (!j.fails || row.Outcome != pipefill.OutcomeFailed):
 			m.t.Errorf("job %d ended as %q (%s) without cause", id, row.Outcome, row.Reason)

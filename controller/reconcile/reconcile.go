@@ -41,8 +41,11 @@ const (
 type Node struct {
 	SeenMs      int64
 	Assignments map[int64]api.NodeAssignment
-	Mains       []api.MainDevice
-	Devices     []api.NodeDevice
+	// Ends are of those that it says have ended: the number of the last ask of
+	// Slurm that had begun when we first heard it.
+	Ends    map[int64]int64
+	Mains   []api.MainDevice
+	Devices []api.NodeDevice
 }
 
 // View is everything a decision rests on.
@@ -54,9 +57,13 @@ type View struct {
 	Live       []store.Assignment
 	Jobs       []store.FillJob     // open
 	Slurm      map[int64]slurm.Job // of the fill partitions, by job number
-	Nodes      map[string]Node     // by name
-	Vacate     map[string]bool     // nodes that a pending main job could use
-	Leave      map[int64]string    // assignments that an operator wants off their devices, and why
+	// Asks of Slurm are numbered: the last in which it said that a job runs, and
+	// the last in which there was no slurmctld; see Node.Ends.
+	Ran    map[int64]int64
+	Away   int64
+	Nodes  map[string]Node  // by name
+	Vacate map[string]bool  // nodes that a pending main job could use
+	Leave  map[int64]string // assignments that an operator wants off their devices, and why
 }
 
 // Kind says what an action does.
@@ -86,7 +93,7 @@ type Action struct {
 	State      pipefill.AssignmentState // to Advance to
 	Outcome    pipefill.Outcome         // of End and EndJob
 	JobOutcome pipefill.Outcome         // End: of the job as well; "": back to the queue
-	Reason     string
+	Reason     string                   // Cancel: "" where its user knows why
 	ExitCode   int
 	Minutes    int64 // Extend: the new limit
 	Avoid      bool  // End: the job keeps off Node for a while
@@ -112,7 +119,7 @@ func Decide(v View) []Action {
 	for _, id := range slices.Sorted(maps.Keys(v.Slurm)) {
 		job := v.Slurm[id]
 		if !assigned[id] && !job.Completing && (job.Pending() || job.Running()) {
-			actions = append(actions, Action{Kind: Cancel, JobID: id})
+			actions = append(actions, Action{Kind: Cancel, JobID: id, Reason: "it has ended here, and Slurm has it again"})
 		}
 	}
 	return actions
@@ -159,8 +166,17 @@ func (v View) forgotten(a store.Assignment, said api.NodeAssignment) []Action {
 
 // over: Slurm has sent the job back to the queue (our eviction, its owner's
 // requeue, a node failure): this attempt counts as nothing, whatever the node
-// says, and another may follow.
+// says, and another may follow. A script that is told to end may well end as
+// completed. It has come to its end by itself where Slurm, asked after we had heard
+// of that, still had it as running, or was away itself: then Slurm has lost the
+// node before it heard, or has forgotten the end, and what it has under that name
+// is not to run again.
 func (v View) over(a store.Assignment, said api.NodeAssignment) []Action {
+	if at, heard := v.Nodes[a.Node].Ends[a.ID]; heard && said.Outcome == pipefill.OutcomeCompleted && max(v.Ran[a.Job.JobID], v.Away) > at {
+		actions := done(a, said)
+		actions[0].Reason, actions[1].Reason = requeuedAfter, requeuedAfter
+		return actions
+	}
 	outcome, reason := pipefill.OutcomeEvicted, said.Reason
 	if said.Outcome != pipefill.OutcomeEvicted {
 		outcome, reason = pipefill.OutcomeLost, "Slurm requeued the job"
@@ -168,6 +184,8 @@ func (v View) over(a store.Assignment, said api.NodeAssignment) []Action {
 	return v.back(a, outcome, reason, started(a.State) || started(said.State) ||
 		said.State == pipefill.AssignmentEnded || said.State == "")
 }
+
+const requeuedAfter = "Slurm requeued it after it had completed; it was not run again"
 
 // started tells whether a node has let a job attach.
 func started(s pipefill.AssignmentState) bool {
@@ -189,6 +207,9 @@ func (v View) ended(a store.Assignment, job slurm.Job, said api.NodeAssignment) 
 	outcome := outcomeOf(job)
 	if outcome == pipefill.OutcomeCompleted {
 		return end(a, outcome, outcome, "", job.ExitCode)
+	}
+	if outcome == pipefill.OutcomeLost && byItself(said) {
+		return end(a, said.Outcome, said.Outcome, "Slurm lost the node after its end", said.ExitCode)
 	}
 	if a.State == pipefill.AssignmentReserved && a.Requeue && outcome == pipefill.OutcomeFailed {
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}} // what failed was not let go by us
@@ -309,8 +330,9 @@ func byItself(said api.NodeAssignment) bool {
 
 // done: the node's word on the end counts, and what Slurm still has under that
 // name is not to run, or not to run on.
+// It is written first: Slurm's word of what we cancelled would count otherwise.
 func done(a store.Assignment, said api.NodeAssignment) []Action {
-	return append([]Action{{Kind: Cancel, JobID: a.Job.JobID}}, end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode)...)
+	return append(end(a, said.Outcome, said.Outcome, said.Reason, said.ExitCode), Action{Kind: Cancel, JobID: a.Job.JobID})
 }
 
 // What a job that did not start keeps off.

@@ -72,6 +72,26 @@ func (c *Client) Ping(ctx context.Context) (string, error) {
 	return c.rest.api(ctx)
 }
 
+// Down tells whether slurmrestd says that no slurmctld answers it; not where it
+// does not answer itself.
+func (c *Client) Down(ctx context.Context) bool {
+	down, up := 0, 0
+	err := c.rest.do(ctx, http.MethodGet, "ping", nil, map[string]func(*decoder) error{"pings": func(d *decoder) error {
+		var one struct {
+			Ping   string `json:"ping"`
+			Pinged string `json:"pinged"` // from v0.0.40 on
+		}
+		err := d.Decode(&one)
+		if one.Ping == "DOWN" || one.Pinged == "DOWN" {
+			down++
+		} else {
+			up++
+		}
+		return err
+	}})
+	return err == nil && down > 0 && up == 0
+}
+
 // InPartition tells whether one of the partitions is among the job's.
 func (j Job) InPartition(partitions []string) bool {
 	for p := range strings.SplitSeq(j.Partition, ",") {

@@ -160,6 +160,9 @@ func (j *FillJob) fixed(seen *FillJob) bool { return j.Attempts > 0 || seen.Rest
 // endedRecentlyMs is far less than Slurm takes to come round to a job number again.
 const endedRecentlyMs = 3_600_000
 
+// requeuedAfter is the reason of a completed job that Slurm had again.
+const requeuedAfter = "Slurm requeued it after it had completed; it was not run again: to run it again, submit it again"
+
 func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int64, j FillJob) error {
 	scan := func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) }
 	lost, err := query(ctx, tx, scan, `SELECT id FROM fill_job
@@ -175,20 +178,24 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int
 		}
 	}
 	// A slurmctld that was killed comes back with jobs whose end it has not
-	// saved, and a job that may not be restarted can be requeued by an operator
-	// or be on its way out: what has an outcome here is not run again (reconcile
-	// cancels it). Only a lost job that may be restarted is.
+	// saved, or requeues them, and a job that may not be restarted can be
+	// requeued by an operator or be on its way out: what has an outcome here is not
+	// run again (reconcile cancels it). Only a lost job that may be restarted is,
+	// and one that failed or was cancelled, by its owner's requeue.
 	var over bool
 	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND uid = ?3 AND outcome <> ''
 			AND ((outcome <> 'lost' OR requeue = 0) AND submit_ms >= ?4 AND restarts >= ?5
-				OR requeue = 0 AND restarts < ?5 AND ended_ms > ?6))
+				OR requeue = 0 AND restarts < ?5 AND ended_ms > ?6 OR outcome = 'completed' AND restarts < ?5))
 		AND NOT EXISTS (SELECT 1 FROM fill_job WHERE cluster = ?1 AND job_id = ?2 AND outcome = '')`,
 		j.Cluster, j.JobID, j.UID, j.SubmitMs, j.Restarts, nowMs-endedRecentlyMs).Scan(&over)
 	if err != nil {
 		return err
 	}
 	var seen []int64
-	if !over {
+	if over {
+		_, err = tx.ExecContext(ctx, `UPDATE fill_job SET reason = ?1 WHERE cluster = ?2 AND job_id = ?3 AND uid = ?4
+			AND outcome = 'completed' AND reason = '' AND restarts < ?5`, requeuedAfter, j.Cluster, j.JobID, j.UID, j.Restarts)
+	} else {
 		seen, err = query(ctx, tx, scan, seeSQL,
 			j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
 			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs, j.DeadlineMs)

@@ -232,13 +232,14 @@ func TestStore_WhatHasEndedIsNotSeenAgain(t *testing.T) {
 		again   func(*store.FillJob) // as Slurm has it now
 		want    int                  // open jobs
 	}{
-		"completed, and forgotten by Slurm":  {true, pipefill.OutcomeCompleted, func(*store.FillJob) {}, 0},
-		"completed, and requeued by its own": {true, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 1},
-		"lost":                               {true, pipefill.OutcomeLost, func(*store.FillJob) {}, 1},
-		"lost, and not to be restarted":      {false, pipefill.OutcomeLost, func(*store.FillJob) {}, 0},
-		"not to be restarted, and requeued":  {false, pipefill.OutcomeEvicted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 0},
-		"another job of that number":         {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.SubmitMs += 9 }, 1},
-		"another user's job of that number":  {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.UID++ }, 1},
+		"completed, and forgotten by Slurm": {true, pipefill.OutcomeCompleted, func(*store.FillJob) {}, 0},
+		"completed, and requeued":           {true, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 0},
+		"failed, and requeued by its owner": {true, pipefill.OutcomeFailed, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 1},
+		"lost":                              {true, pipefill.OutcomeLost, func(*store.FillJob) {}, 1},
+		"lost, and not to be restarted":     {false, pipefill.OutcomeLost, func(*store.FillJob) {}, 0},
+		"not to be restarted, and requeued": {false, pipefill.OutcomeEvicted, func(j *store.FillJob) { j.Restarts, j.SubmitMs = 1, j.SubmitMs+9 }, 0},
+		"another job of that number":        {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.SubmitMs += 9 }, 1},
+		"another user's job of that number": {false, pipefill.OutcomeCompleted, func(j *store.FillJob) { j.UID++ }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t, t.TempDir())

@@ -41,6 +41,7 @@ type fleetNode struct {
 	usage   []pipefill.Usage
 	records int64
 	charged time.Time
+	told    time.Time
 	poke    chan struct{}
 }
 
@@ -116,10 +117,16 @@ func (f *fleet) report(ctx context.Context, client *api.Client, n *fleetNode) {
 			}
 		}
 	}()
-	orders, err := client.Sync(call, n.state(f.every))
+	state := n.state(f.every)
+	orders, err := client.Sync(call, state)
 	close(done)
 	switch {
+	case err == nil && orders.Whole:
+		n.tell(time.Time{})
 	case err == nil:
+		if len(state.Mains) > 0 && !state.Mains[0].CycleKept {
+			n.tell(time.Now())
+		}
 		f.reports.Add(1)
 		f.obey(n, orders)
 	case ctx.Err() == nil && call.Err() == nil:
@@ -128,18 +135,23 @@ func (f *fleet) report(ctx context.Context, client *api.Client, n *fleetNode) {
 	}
 }
 
-// chargeEvery is as in the node daemon.
-const chargeEvery = 30 * time.Second
+// chargeEvery and cycleEvery are as in the node daemon; no cycle changes by more
+// than a little.
+const (
+	chargeEvery = 30 * time.Second
+	cycleEvery  = 30 * time.Second
+)
 
 func (n *fleetNode) state(every time.Duration) api.NodeSync {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	now := time.Now()
 	n.seq++
+	whole := now.Sub(n.told) >= cycleEvery
 	s := api.NodeSync{
 		Node: n.name, Version: pipefill.Version(), Run: 1, Seq: n.seq, WaitMs: every.Milliseconds(), OrdersSeen: n.seen,
 		Devices: []api.NodeDevice{}, Assignments: []api.NodeAssignment{}, Faults: []string{},
 	}
-	now := time.Now()
 	due := now.Sub(n.charged) > chargeEvery
 	if due {
 		n.charged = now
@@ -150,6 +162,10 @@ func (n *fleetNode) state(every time.Duration) api.NodeSync {
 		m.Totals.BubbleNs += 1e9
 		s.Devices = append(s.Devices, api.NodeDevice{Device: m.Device})
 		s.Mains = append(s.Mains, *m)
+		if !whole {
+			last := &s.Mains[i]
+			last.Cycle, last.CycleKept = pipefill.BubbleCycle{}, true
+		}
 	}
 	for _, a := range n.held {
 		s.Assignments = append(s.Assignments, *a)
@@ -163,6 +179,13 @@ func (n *fleetNode) state(every time.Duration) api.NodeSync {
 	}
 	s.Usage = append([]pipefill.Usage{}, n.usage...)
 	return s
+}
+
+// tell notes when the controller got the cycles.
+func (n *fleetNode) tell(at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.told = at
 }
 
 func (f *fleet) obey(n *fleetNode, o api.NodeOrders) {
