@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	gometrics "runtime/metrics"
 	"syscall"
 	"time"
 
@@ -56,6 +57,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	if cfg.MungeSocket == "" {
 		cfg.MungeSocket = env("MUNGE_SOCKET")
+	}
+	if env("GOMEMLIMIT") == "" {
+		go keepSmall(ctx)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.level}))
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -215,6 +219,32 @@ func listen(ctx context.Context, cfg Config) ([]net.Listener, error) {
 func notify(ctx context.Context, log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.DebugContext(ctx, "systemd was not told", "state", state, "err", err)
+	}
+}
+
+// memoryLeast is what the heap may grow to whatever of it is in use: a listing of
+// 100,000 jobs leaves as much behind as the jobs are.
+const memoryLeast = 384 << 20
+
+// keepSmall has the collector start earlier where the heap is near its limit, and
+// moves the limit with what is in use, so that a long queue is not collected all
+// the time.
+func keepSmall(ctx context.Context) {
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	for {
+		gometrics.Read(live)
+		limit := int64(memoryLeast)
+		if live[0].Value.Kind() == gometrics.KindUint64 {
+			limit = max(limit, 2*int64(min(live[0].Value.Uint64(), 1<<40))) //nolint:gosec // bounded
+		}
+		debug.SetMemoryLimit(limit)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"slices"
 	"strconv"
@@ -88,25 +87,40 @@ func (c *Controller) faultText(source, text string) {
 // describe fills in what a slot's bubble cycle says.
 func describe(s *schedule.Slot, cycle pipefill.BubbleCycle) {
 	open, longest := int64(0), int64(0)
-	name := fnv.New64a()
-	var text [64]byte // of a word: a report of a node has hundreds
-	word := func(a, b int64) {
-		out := append(strconv.AppendFloat(text[:0], float64(a), 'g', 2, 64), ' ')
-		_, _ = name.Write(append(strconv.AppendFloat(out, float64(b), 'g', 2, 64), ';'))
-	}
+	name := cycleName(14695981039346656037)
 	for _, b := range cycle.Bubbles {
 		open += b.DurationNs
 		longest = max(longest, b.DurationNs)
 		// Two digits, as of the share: stages that are alike have the same name.
-		word(b.DurationNs, b.FreeBytes)
+		name.add(b.DurationNs, b.FreeBytes)
 	}
 	if cycle.IterationNs <= 0 || open == 0 {
 		return
 	}
-	word(cycle.IterationNs, cycle.AlwaysFreeBytes)
+	name.add(cycle.IterationNs, cycle.AlwaysFreeBytes)
 	s.Share = min(1, schedule.RoundShare(float64(open)/float64(cycle.IterationNs)))
 	s.IterationS, s.LongestS, s.Bubbles = float64(cycle.IterationNs)/1e9, float64(longest)/1e9, len(cycle.Bubbles)
-	s.Cycle = strconv.FormatUint(name.Sum64(), 36)
+	s.Cycle = strconv.FormatUint(uint64(name), 36)
+}
+
+// cycleName is a hash of numbers' first two digits (FNV-1a, word by word): a report
+// of a node has hundreds.
+type cycleName uint64
+
+func (n *cycleName) add(numbers ...int64) {
+	for _, x := range numbers {
+		*n = (*n ^ cycleName(twoDigits(x))) * 1099511628211 //nolint:gosec // bits
+		*n ^= *n >> 32
+	}
+}
+
+// twoDigits rounds to the first two digits.
+func twoDigits(x int64) int64 {
+	unit := int64(1)
+	for x/unit >= 100 || x/unit <= -100 {
+		unit *= 10
+	}
+	return (x + unit/2) / unit * unit
 }
 
 // readShares reads shares: ACCOUNT=N.

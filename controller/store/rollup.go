@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"pipefill"
@@ -110,15 +110,26 @@ func (r *rollup) at(sums api.Sums, atMs int64, subjects ...subject) {
 	r.add(sums, atMs, atMs, subjects...)
 }
 
-var addToRollup = func() string {
-	var set []string
-	for _, name := range api.SumNames {
-		set = append(set, name+" = "+name+" + excluded."+name)
+// addToRollup is the statement that adds to the columns of a set, bit by bit as in
+// api.SumNames: of two dozen a usage record changes four or five, and each that
+// is named costs as much as another.
+func addToRollup(columns uint32) string {
+	if text, ok := rollupTexts.Load(columns); ok {
+		return text.(string) //nolint:errcheck,forcetypeassert // nothing else is stored
 	}
-	return "INSERT INTO rollup (kind, grain, start_ms, key, account, user, " + strings.Join(api.SumNames, ", ") + ") VALUES (?, ?, ?, ?, ?, ?" +
-		strings.Repeat(", ?", len(api.SumNames)) + ") ON CONFLICT (kind, grain, start_ms, key, account) DO UPDATE SET " +
-		"user = iif(excluded.user = '', user, excluded.user), " + strings.Join(set, ", ")
-}()
+	names, marks, set := "kind, grain, start_ms, key, account, user", "?, ?, ?, ?, ?, ?", "user = iif(excluded.user = '', user, excluded.user)"
+	for i, name := range api.SumNames {
+		if columns&(1<<i) != 0 {
+			names, marks, set = names+", "+name, marks+", ?", set+", "+name+" = "+name+" + excluded."+name
+		}
+	}
+	text := "INSERT INTO rollup (" + names + ") VALUES (" + marks + ") ON CONFLICT (kind, grain, start_ms, key, account) DO UPDATE SET " + set
+	rollupTexts.Store(columns, text)
+	return text
+}
+
+// rollupTexts are of the sets that there were.
+var rollupTexts sync.Map
 
 // save writes what was gathered, in a fixed order.
 func (r *rollup) save(ctx context.Context, tx *sql.Tx) error {
@@ -128,11 +139,15 @@ func (r *rollup) save(ctx context.Context, tx *sql.Tx) error {
 	})
 	for _, row := range rows {
 		args := []any{row.kind, row.grain, row.startMs, row.key, row.account, row.user}
-		for _, v := range r.rows[row].Fields() {
-			args = append(args, *v)
+		columns := uint32(0)
+		for i, v := range r.rows[row].Fields() {
+			if *v != 0 {
+				columns |= 1 << i
+				args = append(args, *v)
+			}
 		}
 		// Not prepared here: only what the driver prepares is kept for the next time.
-		if _, err := tx.ExecContext(ctx, addToRollup, args...); err != nil {
+		if _, err := tx.ExecContext(ctx, addToRollup(columns), args...); err != nil {
 			return fmt.Errorf("roll up: %w", err)
 		}
 	}
