@@ -49,12 +49,12 @@ type MainDevice struct {
 	Stage     int                  `json:"stage"`
 	Options   string               `json:"options"` // of --pipefill
 	StartedMs int64                `json:"started_ms"`
-	Enabled   bool                 `json:"enabled"`            // the governor lets it be filled
-	Reason    string               `json:"reason"`             // why not
-	Slow      string               `json:"slow,omitempty"`     // what slows the device down besides: heat, power
-	Launches  bool                 `json:"launches,omitempty"` // fill jobs of mode launch are let in
-	Fence     string               `json:"fence,omitempty"`    // what holds a fill job to its memory: driver, audit, ""
-	Budget    float64              `json:"budget"`             // of slow-down that is accepted, as 0.01
+	Enabled   bool                 `json:"enabled"`              // the governor lets it be filled
+	Reason    string               `json:"reason"`               // why not
+	Slow      string               `json:"slow,omitempty"`       // what slows the device down besides: heat, power
+	Launches  bool                 `json:"launches,omitempty"`   // fill jobs of mode launch are let in
+	Fence     string               `json:"fence,omitempty"`      // what holds a fill job to its memory: driver, audit, ""
+	Budget    float64              `json:"budget"`               // of slow-down that is accepted, as 0.01
 	Cycle     pipefill.BubbleCycle `json:"cycle"`                // as with nothing moved
 	CycleKept bool                 `json:"cycle_kept,omitempty"` // cycle is left out: the last one sent in this run stands
 	Movable   *Movable             `json:"movable,omitempty"`
