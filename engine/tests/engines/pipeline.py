@@ -116,7 +116,7 @@ class Figures:
                 f"{self.late_us:.0f} us (p99)")
 
 
-def run(program, *arguments, world=2, hooked=True, fill=False, records=False, environment=None, timeout=300):
+def run(program, *arguments, world=2, hooked=True, fill=False, records=False, environment=None, timeout=300, min_ns=MIN_NS):
     """Runs program (of this folder) as world ranks; its argument OUT is put in for the path of what it writes.
 
     hooked: with the environment that the SPANK plugin gives a main job. fill: beside each rank a fill job runs in its
@@ -124,7 +124,7 @@ def run(program, *arguments, world=2, hooked=True, fill=False, records=False, en
     with the output if a rank fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=MIN_NS, records=records)
+        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=min_ns, records=records)
                    for n in range(world if hooked else 0)]
         fills = []
         try:

@@ -26,6 +26,7 @@ from pipefill.hooks import waits
 
 ONE_STAGE = ("ScheduleGPipe", "Schedule1F1B")
 SEVERAL_STAGES = ("ScheduleInterleaved1F1B", "ScheduleLoopedBFS", "ScheduleInterleavedZeroBubble", "ScheduleZBVZeroBubble")
+MIN_NS = 4_000_000  # pipefilld's min_ms, as it comes: shorter bubbles are not offered
 SCHEDULES = ONE_STAGE + SEVERAL_STAGES
 NEWER = ("ScheduleDualPipeV",)
 
@@ -80,10 +81,11 @@ def runs(ranks, steps):
         if micro_batches < 2 * ranks:
             continue
         names = [f"{name}:{micro_batches}" for name in SCHEDULES]
-        sleep_ms = 16 // ranks
-        found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", sleep_ms, world=ranks, timeout=600)
+        sleep_ms = 32 // ranks
+        found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", sleep_ms, world=ranks, timeout=900,
+                             min_ns=MIN_NS)
         newer = pipeline.run("torch_rank.py", "OUT", steps, *(f"{name}:{micro_batches}" for name in NEWER), "--sleep",
-                             sleep_ms, "--newer", pipeline.NEWER_INSIDE, world=ranks, timeout=600)
+                             sleep_ms, "--newer", pipeline.NEWER_INSIDE, world=ranks, timeout=900, min_ns=MIN_NS)
         for name, run in (found | newer).items():
             yield name.partition(":")[0], micro_batches, run
 
