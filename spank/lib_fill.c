@@ -26,8 +26,6 @@
 #define OPEN_DEADLINE_MS 2000
 /* A plan is asked for within a bubble. */
 #define PLAN_DEADLINE_MS 200
-/* A daemon that did not store its beat for this long is dead: nobody would
- * stop us, so we do not run. */
 /* A deadline further ahead is nonsense: no bubble is a minute long. */
 #define DEADLINE_FAR_NS 60000000000ull
 /* Longest spin before an expected opening. */

@@ -28,7 +28,8 @@
 
 #define PF_SHARE_MAX_PPM 2000000u
 
-/* A daemon whose control.beat_ns is older is dead or does not get its core. */
+/* A daemon whose control.beat_ns is older is dead or does not get its core:
+ * nobody would stop fill work, so it does not run. */
 #define PF_BEAT_STALE_NS 200000000ull
 
 /* control.move: what of the main job's state is to leave the device over
