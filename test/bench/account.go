@@ -62,7 +62,7 @@ func (b *bench) accountIngest(ctx context.Context, dir string) error {
 		}
 	}
 	slices.Sort(rates)
-	r := row{Name: "usage records counted and rolled up, 2,000 a sync", Value: rates[len(rates)/2], Unit: "records/s", N: len(rates) * perSync}
+	r := row{Name: "accounting: usage records counted and rolled up, 2,000 a sync", Value: rates[len(rates)/2], Unit: "records/s", N: len(rates) * perSync}
 	worst := rates[len(rates)/100]
 	r.P99 = &worst
 	r.aim(20_000, r.Value >= 20_000)
@@ -163,7 +163,7 @@ func (b *bench) accountReport(ctx context.Context, dir string) error {
 			took = append(took, b.now().Sub(begin).Seconds()*1000)
 		}
 		slices.Sort(took)
-		r := row{Name: "report " + kind + " over a year, 1,024 nodes by day, 35 days by hour", Value: took[len(took)/2], Unit: "ms", N: len(took), P99: &took[len(took)-1]}
+		r := row{Name: "accounting: report " + kind + " over a year, 1,024 nodes by day, 35 days by hour", Value: took[len(took)/2], Unit: "ms", N: len(took), P99: &took[len(took)-1]}
 		r.aim(200, r.Value <= 200)
 		if err := b.add(r); err != nil {
 			return errors.Join(err, st.Close())

@@ -73,7 +73,7 @@ func renderPage(page string, all []row) (text string, kept []string, err error) 
 // tables are made of rows by name; missing is the first that is not there.
 var tables = map[string]func(rows map[string]row) (text, missing string){
 	"gate": gateTable, "start": startTable, "fill": fillTable, "guard": guardTable, "compete": competeTable, "standing": standingTable, "planned": plannedTable,
-	"schedule": listed("schedule "), "scale": listed("scale: "), "mirror": listed("mirror: "),
+	"schedule": listed("schedule "), "scale": listed("scale: "), "mirror": listed("mirror: "), "account": listed("accounting: "),
 }
 
 // listed is a table of all figures whose names begin so, by name.
