@@ -242,10 +242,12 @@ func TestDoctor_EachMistake(t *testing.T) {
 		"no memory left to fill jobs": {func(c *clinic) {
 			c.slots("the main job has held 80896 MiB of the GPU's 81920 MiB, and its reserve= is 2048 MiB: no memory is left to fill jobs", time.Hour, 6)
 		}, "WARN", "n0 cpu:0 of job 3, n1 cpu:0 of job 3, n2 cpu:0 of job 3, n3 cpu:0 of job 3 and 2 more: shut: the main job has held"},
-		"a main job that announces nothing": {func(c *clinic) {
-			c.slots("its program has not opened the device: it is to import an engine", time.Hour, 1)
+		"a main job that announces nothing": {
+			func(c *clinic) {
+				c.slots("its program has not opened the device: it is to import an engine", time.Hour, 1)
+			},
+			"WARN", "n0 cpu:0 of job 3: shut: its program has not opened the device",
 		},
-			"WARN", "n0 cpu:0 of job 3: shut: its program has not opened the device"},
 		"a GPU that is too hot": {func(c *clinic) {
 			c.ping(func(s *api.Status) {
 				s.Faults = []string{"node n1: device gpu:GPU-a: the hardware slows it down, it is too hot: look at fans"}

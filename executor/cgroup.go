@@ -33,11 +33,10 @@ type cgroups struct {
 	sched   fillSched
 }
 
-// findCgroups reads the mounts of this machine from mountinfo; name is the
-// folder's.
-func findCgroups(mountinfo, name string) (*cgroups, error) {
+// findCgroups reads the mounts of this machine; name is the folder's.
+func findCgroups(name string) (*cgroups, error) {
 	c := &cgroups{name: name}
-	f, err := os.Open(mountinfo)
+	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}

@@ -114,7 +114,7 @@ func newDaemon(cfg config, log *slog.Logger, c controller, store storage) (d *da
 	if err != nil {
 		return d, err
 	}
-	groups, err := findCgroups("/proc/self/mountinfo", cfg.groups)
+	groups, err := findCgroups(cfg.groups)
 	if err != nil {
 		return d, err
 	}

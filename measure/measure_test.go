@@ -116,9 +116,12 @@ func TestQuantile(t *testing.T) {
 func TestCompared_WithoutPhases(t *testing.T) {
 	const iteration = 8
 	events := []measure.Event{
-		{Iteration: 1, Kind: "fwd-bwd", BeginNs: 20, EndNs: 50}, {Iteration: 1, BeginNs: 0, EndNs: 100, Flags: iteration},
-		{Iteration: 2, Kind: "other", Index: 255, BeginNs: 120, EndNs: 900}, {Iteration: 2, BeginNs: 100, EndNs: 1000, Flags: iteration},
-		{Iteration: 3, Kind: "other", Index: 255, BeginNs: 1000, EndNs: 1100}, {Iteration: 3, BeginNs: 1000, EndNs: 1100, Flags: iteration},
+		{Iteration: 1, Kind: "fwd-bwd", BeginNs: 20, EndNs: 50},
+		{Iteration: 1, BeginNs: 0, EndNs: 100, Flags: iteration},
+		{Iteration: 2, Kind: "other", Index: 255, BeginNs: 120, EndNs: 900},
+		{Iteration: 2, BeginNs: 100, EndNs: 1000, Flags: iteration},
+		{Iteration: 3, Kind: "other", Index: 255, BeginNs: 1000, EndNs: 1100},
+		{Iteration: 3, BeginNs: 1000, EndNs: 1100, Flags: iteration},
 	}
 	fills := []measure.Fill{{Device: "cpu:0", Readings: []measure.Reading{{AtNs: 0}, {AtNs: 2000}}}}
 	traces, err := measure.Announced(map[string][]measure.Event{"cpu:0": events}, fills, []string{"cpu:0"})
