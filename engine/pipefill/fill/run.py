@@ -157,7 +157,7 @@ class Run:
             self._plan_id, text = pace.gate.plan()
             plan = plans.read(self._plan_id, text)
         except (OSError, ValueError) as err:
-            warnings.warn(f"pipefill: the plan cannot be followed, chunks go as far as fits: {err}", RuntimeWarning, stacklevel=6)
+            self._leave_plan(err)
             return
         follower = plans.Follower(plan, self._can)
         if not follower.usable:
