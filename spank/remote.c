@@ -209,8 +209,9 @@ static void preload(const struct pf_slurm *slurm, const char *library)
 static void forget(const struct pf_slurm *slurm)
 {
 	static const char *const names[] = {
-		"PIPEFILL_DIR",	 "PIPEFILL_DEVICES",   "PIPEFILL_MODE",
-		"PIPEFILL_ROLE", "PIPEFILL_MEM_BYTES", "PIPEFILL_DEVICE",
+		"PIPEFILL_DIR",       "PIPEFILL_DEVICES",
+		"PIPEFILL_MODE",      "PIPEFILL_ROLE",
+		"PIPEFILL_MEM_BYTES", "PIPEFILL_DEVICE", /* the last */
 	};
 	char value[256];
 	size_t i, count = sizeof(names) / sizeof(names[0]);

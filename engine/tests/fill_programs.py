@@ -50,7 +50,7 @@ class TimedGate:
 
 
 class Clock:
-    """Time that passes only where it is spent, for a pace: its clock, its device and its gate, open for open_s of every period_s."""
+    """Time that passes only where it is spent, for a pace: its clock, device and gate, open for open_s of every period_s."""
 
     stopping, ahead_s = False, 0.0
 

@@ -172,8 +172,7 @@ static void test_inherited(const char *role, const char *device)
 		       !strcmp(fake_get(&fake, "PIPEFILL_DIR"), "") &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_ROLE"), "") &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_DEVICE"), device),
-	       "a refused step forgets what a %s job elsewhere was told",
-	       role);
+	       "a refused step forgets what a %s job elsewhere was told", role);
 	stop(&d);
 }
 
