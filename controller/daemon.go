@@ -237,7 +237,7 @@ func keepSmall(ctx context.Context) {
 		gometrics.Read(live)
 		limit := int64(memoryLeast)
 		if live[0].Value.Kind() == gometrics.KindUint64 {
-			limit = max(limit, 2*int64(min(live[0].Value.Uint64(), 1<<40))) //nolint:gosec // bounded
+			limit = max(limit, 2*int64(min(live[0].Value.Uint64(), 1<<40)))
 		}
 		debug.SetMemoryLimit(limit)
 		select {

@@ -156,5 +156,4 @@ func TestWorld_RequeuedAfterItsEnd(t *testing.T) {
 			t.Errorf("it is %q, started %d times", o, j.started)
 		}
 	})
-
 }

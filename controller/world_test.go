@@ -629,7 +629,7 @@ func (w *world) check() {
 		switch {
 		case counted > 1 || j.completed > 1+j.requeued:
 			w.violate("twice", "job %d: %d attempts count as completed, %d ran to the end", id, counted, j.completed)
-		case (j.completed > 0) != (row.Outcome == pipefill.OutcomeCompleted) && j.State != "NODE_FAIL" && !(j.once && j.unheard):
+		case (j.completed > 0) != (row.Outcome == pipefill.OutcomeCompleted) && j.State != "NODE_FAIL" && (!j.once || !j.unheard):
 			w.violate("lost", "job %d: ran to the end %d times, the queue says %q (%s)", id, j.completed, row.Outcome, row.Reason)
 		case !j.once && j.completed == 0:
 			w.violate("lost", "job %d: ended as %q (%s), Slurm says %s", id, row.Outcome, row.Reason, j.State)

@@ -16,6 +16,7 @@ func (t trend) turned() trend {
 		return rises
 	case rises:
 		return falls
+	case stays, swings:
 	}
 	return t
 }

@@ -87,15 +87,15 @@ func newMarket(pools []pool, work, longest []float64) market {
 		}
 	}
 	m.doneS = max(best, 0)
-	for p := range work {
+	for p, seconds := range longest {
 		_, m.costs[p] = cheapest(pools, m.worth, p)
 		alone := math.Inf(1)
 		for _, k := range pools {
 			if v := k.speed(p); v > 0 {
-				alone = min(alone, k.soonS+longest[p]/v)
+				alone = min(alone, k.soonS+seconds/v)
 			}
 		}
-		if longest[p] > 0 && alone < Never {
+		if seconds > 0 && alone < Never {
 			m.doneS = max(m.doneS, alone)
 		}
 	}
