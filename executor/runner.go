@@ -320,6 +320,9 @@ func (r *runner) quiet(shut int64) bool {
 			return false // it has no core to end its chunk on, which is no fault of its own
 		}
 	}
+	if shut < r.until {
+		return false // the bubble ended before the deadline that it was told: its op was to end in time
+	}
 	r.minded = 0
 	if r.strikes++; r.strikes >= strikesMost {
 		r.strikes, r.distrust = 0, distrustOpenings

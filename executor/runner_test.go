@@ -282,6 +282,25 @@ func TestRunner_ChunkedWithoutACoreIsNoOffender(t *testing.T) {
 	}
 }
 
+// An op that was to end before the deadline is stopped where the bubble ends
+// earlier, and no fault of the fill job's either.
+func TestRunner_ChunkedInBubblesThatEndEarlyIsNoOffender(t *testing.T) {
+	s := newStage()
+	s.fill.Pid.Store(1)
+	for i := int64(1); i <= 30; i++ {
+		s.bubble(100*ms*i, 100*ms*i+20*ms, 100*ms*i+40*ms)
+	}
+	s.play(pipefill.ModeChunked, 3200*ms)
+	for i, o := range s.log {
+		if late := o.to - (100*ms*int64(i+1) + 20*ms); late < 5*ms || late > 6*ms {
+			t.Errorf("opening %d: stopped %d us after the bubble's end, want the grace", i, late/us)
+		}
+	}
+	if got := s.super.Caught.Load(); got != 0 || len(s.log) != 30 {
+		t.Errorf("caught %d times, stopped %d times", got, len(s.log))
+	}
+}
+
 func TestRunner_ChunkedIsForgiven(t *testing.T) {
 	s := newStage()
 	s.spins = false
