@@ -59,7 +59,7 @@ type configDevice struct {
 func defaultConfig() config {
 	return config{
 		RunDir: "/run/pipefill", StateDir: "/var/lib/pipefill", GuardMs: 5, Share: 0.9, MinMs: 4, FloorMs: 0, Budget: "1%",
-		FillSched: schedIdle, MoveState: moveOff, Control: "auto", LogLevel: "info", Recording: "off",
+		FillSched: schedIdle, MoveState: "off", Control: "auto", LogLevel: "info", Recording: "off",
 	}
 }
 
