@@ -98,7 +98,7 @@ const shutLong = 10 * time.Minute
 func checkSlots(slots []api.Slot, now time.Time) []finding {
 	shut := map[string][]string{}
 	for _, s := range slots {
-		off := slices.Contains(strings.FieldsFunc(s.Main.Options, func(r rune) bool { return r == ',' }), "off")
+		off := slices.Contains(strings.Split(s.Main.Options, ","), "off")
 		if !s.Main.Enabled && !off && now.Sub(time.UnixMilli(s.Main.StartedMs)) > shutLong {
 			shut[s.Main.Reason] = append(shut[s.Main.Reason], fmt.Sprintf("%s %s of job %d", s.Node, s.Main.Device, s.Main.Job.JobID))
 		}

@@ -352,11 +352,7 @@ func (n *node) memoryOf(m *mainJob, d *mainDevice) memory {
 	if d.device.Node == nil || d.drain.totals.Iterations < knownIterations {
 		return memory{}
 	}
-	for i := range m.devices {
-		if m.devices[i] == d {
-			k.high = m.rec.Devices[i].HighBytes
-		}
-	}
+	k.high = m.record(d).HighBytes
 	return k
 }
 

@@ -338,7 +338,7 @@ func (d *mainDevice) writer(r *mainPageRecord, asking process, now time.Time) pr
 	return process{}
 }
 
-// record is what is kept on disk of a device.
+// record is what is kept on disk of a device of the job.
 func (m *mainJob) record(d *mainDevice) *mainPageRecord {
 	for i := range m.devices {
 		if m.devices[i] == d {

@@ -112,6 +112,14 @@ func (s *stage) bubble(begin, end, deadline int64) {
 	}}, stageEvent{end, func() { s.main.Word.Store(s.main.Word.Load() &^ wordOpen) }})
 }
 
+// bubbles are so many, one every 100 ms from 100 ms on; end and deadline count
+// from the begin of each.
+func (s *stage) bubbles(count, end, deadline int64) {
+	for i := int64(1); i <= count; i++ {
+		s.bubble(100*ms*i, 100*ms*i+end, 100*ms*i+deadline)
+	}
+}
+
 func (s *stage) at(at int64, do func()) { s.events = append(s.events, stageEvent{at, do}) }
 
 func (s *stage) play(mode pipefill.Mode, until int64) {
@@ -130,9 +138,7 @@ func newStage() *stage {
 
 func TestRunner_StopsBeforeTheDeadline(t *testing.T) {
 	s := newStage()
-	for i := int64(1); i <= 5; i++ {
-		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
-	}
+	s.bubbles(5, 30*ms, 20*ms)
 	s.play(pipefill.ModeSignal, 700*ms)
 	if len(s.log) != 5 || s.super.Openings.Load() != 5 {
 		t.Fatalf("ran %+v, want 5 openings", s.log)
@@ -251,9 +257,7 @@ func TestRunner_ChunkedIsLeftAloneWhileItBehaves(t *testing.T) {
 	s := newStage()
 	s.spins = false
 	s.fill.Pid.Store(1)
-	for i := int64(1); i <= 5; i++ {
-		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
-	}
+	s.bubbles(5, 30*ms, 20*ms)
 	s.play(pipefill.ModeChunked, 700*ms)
 	if len(s.log) != 1 { // thawed at the first opening, stopped at the end
 		t.Errorf("stopped %d times: %+v", len(s.log), s.log)
@@ -270,9 +274,7 @@ func TestRunner_ChunkedWithoutACoreIsNoOffender(t *testing.T) {
 	s.spins = false
 	s.fill.Pid.Store(1)
 	s.fill.Running.Store(1)
-	for i := int64(1); i <= 30; i++ {
-		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
-	}
+	s.bubbles(30, 30*ms, 20*ms)
 	s.play(pipefill.ModeChunked, 3200*ms)
 	if len(s.log) != 30 {
 		t.Errorf("stopped %d times, want after each opening", len(s.log))
@@ -287,9 +289,7 @@ func TestRunner_ChunkedWithoutACoreIsNoOffender(t *testing.T) {
 func TestRunner_ChunkedInBubblesThatEndEarlyIsNoOffender(t *testing.T) {
 	s := newStage()
 	s.fill.Pid.Store(1)
-	for i := int64(1); i <= 30; i++ {
-		s.bubble(100*ms*i, 100*ms*i+20*ms, 100*ms*i+40*ms)
-	}
+	s.bubbles(30, 20*ms, 40*ms)
 	s.play(pipefill.ModeChunked, 3200*ms)
 	for i, o := range s.log {
 		if late := o.to - (100*ms*int64(i+1) + 20*ms); late < 5*ms || late > 6*ms {
@@ -306,9 +306,7 @@ func TestRunner_ChunkedIsForgiven(t *testing.T) {
 	s.spins = false
 	s.fill.Pid.Store(1)
 	s.super.Caught.Store(2)
-	for i := int64(1); i <= forgiveOpenings+10; i++ {
-		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
-	}
+	s.bubbles(forgiveOpenings+10, 30*ms, 20*ms)
 	s.play(pipefill.ModeChunked, 100*ms*(forgiveOpenings+12))
 	if got := s.super.Caught.Load(); got != 1 {
 		t.Errorf("caught %d times, want one of two forgiven", got)
@@ -318,9 +316,7 @@ func TestRunner_ChunkedIsForgiven(t *testing.T) {
 func TestRunner_ChunkedIsStoppedWhenCaught(t *testing.T) {
 	s := newStage()
 	s.fill.Pid.Store(1)
-	for i := int64(1); i <= 30; i++ {
-		s.bubble(100*ms*i, 100*ms*i+30*ms, 100*ms*i+20*ms)
-	}
+	s.bubbles(30, 30*ms, 20*ms)
 	s.play(pipefill.ModeChunked, 3200*ms)
 	if len(s.log) != 30 {
 		t.Fatalf("stopped %d times, want after each opening", len(s.log))

@@ -159,11 +159,7 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 		g.lateness(f.super.at.Openings.Load(), late)
 	}
 	if g.disabled != was {
-		for i := range m.rec.Devices {
-			if m.rec.Devices[i].Device == d.device.ID {
-				m.rec.Devices[i].Disabled, m.dirty = g.disabled, true
-			}
-		}
+		m.record(d).Disabled, m.dirty = g.disabled, true
 		n.log.Warn("filling turned off", "job_id", m.rec.Job.JobID, "device", d.device.ID, "reason", g.disabled)
 		n.changed()
 	}
