@@ -27,12 +27,6 @@ const (
 	// do not show: holds, pins and limits changed by other hands.
 	listBesideStates = time.Minute
 	listStatesRest   = 20
-	// readMost bounds the jobs that are read one by one in a poll, and readAtOnce
-	// those at a time; with more, a listing is cheaper.
-	readMost   = 64
-	readAtOnce = 4
-	// infoEvery is how often nodes and partitions are asked for.
-	infoEvery = 30 * time.Second
 )
 
 // mirror is what Slurm last said, job by job, and what is due to be asked. Its
@@ -297,59 +291,6 @@ func (c *Controller) takeJob(j *slurm.Job, ask int64) {
 	c.dirty.add(j.ID)
 }
 
-// readJobs asks for the jobs that are to be read one by one.
-func (c *Controller) readJobs(ctx context.Context) {
-	m := c.mirror
-	m.mu.Lock()
-	var ids []int64
-	for id := range m.read {
-		if len(ids) == readMost {
-			break
-		}
-		ids = append(ids, id)
-		delete(m.read, id)
-	}
-	m.mu.Unlock()
-	slices.Sort(ids)
-	c.each(len(ids), readAtOnce, func(i int) { c.readJob(ctx, ids[i]) })
-}
-
-// readJob reads a job, or all tasks of an array, as of now.
-func (c *Controller) readJob(ctx context.Context, id int64) {
-	m := c.mirror
-	ask := m.asks.Add(1) // newer than any listing under way
-	listing, err := c.slurm.Read(ctx, id)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case pipefill.ErrorCode(err) == pipefill.CodeNotFound:
-		delete(m.arrays, id)
-		if m.touched[id] <= ask {
-			delete(m.jobs, id)
-			m.touched[id] = ask
-			c.dirty.add(id)
-		}
-		return
-	case err != nil:
-		c.log.DebugContext(ctx, "job not read, it is asked for again", "job_id", id, "err", err)
-		m.read[id] = true
-		return
-	}
-	delete(m.arrays, id)
-	for _, a := range listing.Arrays {
-		if a.InPartition(c.cfg.Partitions) {
-			m.arrays[a.ID] = a
-		}
-	}
-	for i := range listing.Jobs {
-		j := &listing.Jobs[i]
-		if j.InPartition(c.cfg.Partitions) || c.store.Open(c.cfg.Cluster, j.ID) != nil {
-			c.takeJob(j, ask)
-			m.touched[j.ID] = max(m.touched[j.ID], ask)
-		}
-	}
-}
-
 // touch notes that we have changed a job: what was asked before is of no more
 // use, and it is not acted on again before Slurm was asked anew.
 func (m *mirror) touch(id int64, now time.Time, poll time.Duration) {
@@ -367,87 +308,6 @@ func (m *mirror) stale(id int64) bool {
 	}
 	w := m.jobs[id]
 	return w != nil && w.ask < at || w == nil && m.read[id]
-}
-
-// splitAhead is how many tasks of an array wait with records of their own at
-// least: each is a job that can be assigned.
-const splitAhead = 4
-
-// splitArrays gives the next tasks of arrays records of their own, as many as
-// there are slots for and as the array's own limit lets run.
-func (c *Controller) splitArrays(ctx context.Context) {
-	m := c.mirror
-	m.mu.Lock()
-	waiting, running := map[int64]int{}, map[int64]int{}
-	if len(m.arrays) > 0 {
-		for _, w := range m.jobs {
-			switch {
-			case w.ArrayID != 0 && w.Pending():
-				waiting[w.ArrayID]++
-			case w.ArrayID != 0 && w.Running():
-				running[w.ArrayID]++
-			}
-		}
-	}
-	arrays := slices.Collect(maps.Values(m.arrays))
-	ahead := min(max(splitAhead, c.freeSlots), readMost)
-	m.mu.Unlock()
-	for _, a := range arrays {
-		count := ahead - waiting[a.ArrayID]
-		if a.ArrayMax > 0 {
-			count = min(count, int(a.ArrayMax)-waiting[a.ArrayID]-running[a.ArrayID])
-		}
-		if a.Held && count <= 0 {
-			continue
-		}
-		if err := c.slurm.Split(ctx, a, max(count, 0)); err != nil {
-			c.log.WarnContext(ctx, "cannot split tasks off an array", "job_id", a.ID, "err", err)
-			continue
-		}
-		c.readJob(ctx, a.ArrayID)
-	}
-}
-
-// pollInfo asks for nodes and partitions now and then, and for nodes always
-// where a main job waits for memory.
-func (c *Controller) pollInfo(ctx context.Context) {
-	m := c.mirror
-	now := c.now()
-	m.mu.Lock()
-	due := !now.Before(m.nextInfo)
-	hungry := slices.ContainsFunc(m.main, func(j slurm.Job) bool { return j.Reason == "Resources" })
-	m.mu.Unlock()
-	if !due && !hungry {
-		return
-	}
-	nodes, err := c.slurm.Nodes(ctx)
-	if err != nil {
-		c.log.DebugContext(ctx, "nodes not listed", "err", err)
-		return
-	}
-	var partitions []slurm.Partition
-	if due {
-		if partitions, err = c.slurm.Partitions(ctx); err != nil {
-			c.log.DebugContext(ctx, "partitions not listed", "err", err)
-			return
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	clear(m.nodes)
-	for _, n := range nodes {
-		m.nodes[n.Name] = n
-	}
-	if !due {
-		return
-	}
-	m.nextInfo = now.Add(infoEvery)
-	clear(m.closed)
-	for _, p := range partitions {
-		if slices.Contains(c.cfg.Partitions, p.Name) && !p.Up {
-			m.closed[p.Name] = "partition " + p.Name + " is " + p.State
-		}
-	}
 }
 
 // saveMost bounds how many jobs are written at a time.
@@ -558,38 +418,4 @@ func optionMode(options string) pipefill.Mode {
 		return mode
 	}
 	return ""
-}
-
-// Vacate lists the nodes that fill jobs must leave because a pending main job
-// waits for memory there: those whose memory, with what fill jobs hold, would do
-// for one of its nodes. Only main jobs that wait for resources count.
-func Vacate(pending []slurm.Job, nodes []slurm.Node, _ []string) map[string]bool {
-	vacate := map[string]bool{}
-	for _, j := range pending {
-		if j.Reason != "Resources" || j.MemBytes == 0 && j.NodeCount == 0 {
-			continue
-		}
-		perNode := j.MemBytes / max(j.NodeCount, 1)
-		for _, n := range nodes {
-			if n.Down || !inPartition(n, j.Partition) {
-				continue
-			}
-			if n.FreeBytes < perNode && perNode <= n.MemBytes {
-				vacate[n.Name] = true
-			}
-		}
-	}
-	return vacate
-}
-
-func inPartition(n slurm.Node, partitions string) bool {
-	if len(n.Partitions) == 0 {
-		return true
-	}
-	for p := range strings.SplitSeq(partitions, ",") {
-		if slices.Contains(n.Partitions, p) {
-			return true
-		}
-	}
-	return false
 }
