@@ -67,12 +67,7 @@ func (s *Scheduler) value(soonest []float64, taken []int, busyMs []int64) {
 	}
 	work, longest := make([]float64, len(s.profiles)), make([]float64, len(s.profiles))
 	for p, ms := range s.workOf {
-		work[p] = float64(ms) / 1000
-	}
-	for i, gone := range s.gone {
-		if p := s.profile[i]; !gone && s.ownWorkS[i] > longest[p] {
-			longest[p] = s.ownWorkS[i]
-		}
+		work[p], longest[p] = float64(ms)/1000, s.longestOf(p)
 	}
 	s.market = newMarket(joinPools(pools), work, longest)
 }

@@ -229,6 +229,13 @@ func (b *builder) let(n *ast.VariableDeclaratorNode, free int) node {
 		b.variables[n.Name] = &variable{text: b.text(n.Value)}
 		return b.number(n.Expr, free)
 	}
+	if !mentions(n.Expr, n.Name) {
+		// Of a level that does not ask for it, it is only looked at for mistakes.
+		uses := b.uses
+		b.number(n.Value, free+1)
+		b.uses = uses
+		return b.number(n.Expr, free)
+	}
 	l := &let{register: b.take(free, 1)}
 	l.value = b.number(n.Value, free+1)
 	b.variables[n.Name] = &variable{number: &recall{trait{l.value.pace(), false}, l.register, trendOf(l.value)}}
@@ -236,6 +243,25 @@ func (b *builder) let(n *ast.VariableDeclaratorNode, free int) node {
 	delete(b.variables, n.Name)
 	l.trait = trait{l.body.pace(), false}
 	return l
+}
+
+// mentions tells whether an expression asks for a variable.
+func mentions(tree ast.Node, name string) bool {
+	m := mention{name: name}
+	ast.Walk(&tree, &m)
+	return m.found
+}
+
+type mention struct {
+	name  string
+	found bool
+}
+
+// Visit is called for every node.
+func (m *mention) Visit(n *ast.Node) {
+	if id, ok := (*n).(*ast.IdentifierNode); ok && id.Value == m.name {
+		m.found = true
+	}
 }
 
 func traitOf(a Attribute) trait { return trait{a.pace, strings.HasPrefix(a.Name, "slot.")} }

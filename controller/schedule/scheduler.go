@@ -78,7 +78,7 @@ type Scheduler struct {
 	byID    map[int64]int32
 	waiting int
 	gangs   []int32
-	oldest  []int32 // not yet starving: a heap by firstMs
+	oldest  jobHeap // not yet starving: by firstMs
 	late    int     // jobs that are starving
 
 	groups   []group
@@ -102,6 +102,7 @@ type Scheduler struct {
 	taken     []Busy
 	later     [][]opening // see context
 	workOf    []int64     // of all that wait, ms by profile
+	longest   []jobHeap   // the same by work, by profile
 	slotKinds []int       // slots by kind, free or not
 	market    market
 	kinds     []Slot // one of each kind that was ever taken
@@ -144,8 +145,9 @@ func New(policy *Policy, options Options) *Scheduler {
 }
 
 func (s *Scheduler) clear() {
-	s.workOf = nil
-	s.columns, s.byID, s.waiting, s.gangs, s.oldest, s.late = columns{}, map[int64]int32{}, 0, nil, nil, 0
+	s.workOf, s.longest = nil, nil
+	s.columns, s.byID, s.waiting, s.gangs, s.late = columns{}, map[int64]int32{}, 0, nil, 0
+	s.oldest = jobHeap{less: func(a, b int32) bool { return s.firstMs[a] < s.firstMs[b] }}
 	s.groups, s.groupIDs, s.levels = nil, map[[2]string]int32{}, nil
 	if s.places == nil {
 		s.places = map[int64]facts{}
@@ -283,8 +285,10 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 	s.waiting++
 	for len(s.workOf) < len(s.profiles) {
 		s.workOf = append(s.workOf, 0)
+		s.longest = append(s.longest, jobHeap{less: func(a, b int32) bool { return s.ownWorkS[a] > s.ownWorkS[b] }})
 	}
 	s.workOf[f.profile] += milliseconds(f.ownWorkS)
+	s.longest[f.profile].push(i)
 	own := s.levels[s.groups[f.group].userID]
 	own[j.Priority] = append(own[j.Priority], i)
 	if j.Devices > 1 {
@@ -293,10 +297,7 @@ func (s *Scheduler) add(j *store.FillJob, starving bool) {
 	if f.starving {
 		s.late++
 	} else if s.options.MaxWait > 0 {
-		s.oldest = append(s.oldest, i)
-		for k := len(s.oldest) - 1; k > 0 && s.firstMs[s.oldest[k]] < s.firstMs[s.oldest[(k-1)/2]]; k = (k - 1) / 2 {
-			s.oldest[k], s.oldest[(k-1)/2] = s.oldest[(k-1)/2], s.oldest[k]
-		}
+		s.oldest.push(i)
 	}
 	if k, found := slices.BinarySearch(s.mems, j.MemBytes); !found {
 		s.mems = slices.Insert(s.mems, k, j.MemBytes)
@@ -425,37 +426,15 @@ func (s *Scheduler) age(nowMs int64) {
 		return
 	}
 	before := float64(nowMs - s.options.MaxWait.Milliseconds())
-	for len(s.oldest) > 0 && s.firstMs[s.oldest[0]] <= before {
-		i := s.oldest[0]
-		s.popOldest()
+	for len(s.oldest.jobs) > 0 && s.firstMs[s.oldest.jobs[0]] <= before {
+		i := s.oldest.jobs[0]
+		s.oldest.pop()
 		if !s.gone[i] {
 			j := s.job[i]
 			s.drop(i)
 			s.add(j, true)
 		}
 	}
-}
-
-func (s *Scheduler) popOldest() {
-	h := s.oldest
-	last := len(h) - 1
-	h[0] = h[last]
-	h = h[:last]
-	for k := 0; ; {
-		least := 2*k + 1
-		if least >= len(h) {
-			break
-		}
-		if least+1 < len(h) && s.firstMs[h[least+1]] < s.firstMs[h[least]] {
-			least++
-		}
-		if s.firstMs[h[k]] <= s.firstMs[h[least]] {
-			break
-		}
-		h[k], h[least] = h[least], h[k]
-		k = least
-	}
-	s.oldest = h
 }
 
 func (s *Scheduler) full(g int32, more int) bool {
