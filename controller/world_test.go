@@ -582,7 +582,7 @@ func (w *world) settle() {
 		}
 		// A --no-requeue job that lost its one start stays held, for its owner.
 		waiting := slices.DeleteFunc(open, func(j store.FillJob) bool { return j.Attempts > 0 && !j.Requeue && w.jobs[j.JobID].Pending() })
-		if len(waiting) == 0 && w.quiet() && w.nowS > 1_000_001 {
+		if len(waiting) == 0 && w.quiet() && w.seen() && w.nowS > 1_000_001 {
 			return
 		}
 		w.second()
@@ -608,11 +608,26 @@ func (w *world) quiet() bool {
 	return true
 }
 
+// seen tells whether the controller has heard of all jobs: it may not have lived, or
+// Slurm not answered, until now.
+func (w *world) seen() bool {
+	for id, j := range w.jobs {
+		if _, err := w.store.JobByID(w.t.Context(), "test", id); pipefill.ErrorCode(err) == pipefill.CodeNotFound && !j.Ended() {
+			return false
+		}
+	}
+	return true
+}
+
 // check holds the end against what must be true of it.
 func (w *world) check() {
 	w.t.Helper()
 	for id, j := range w.jobs {
 		row, err := w.store.JobByID(w.t.Context(), "test", id)
+		if pipefill.ErrorCode(err) == pipefill.CodeNotFound {
+			w.violate("lost", "job %d was never seen, Slurm says %s", id, j.State)
+			continue
+		}
 		if err != nil {
 			w.t.Fatal(err)
 		}
