@@ -51,6 +51,9 @@ func TestSlurmFaults(t *testing.T) {
 		c.script(t, "stop", "slurmrestd")
 		waiting := submit(t, "rest-waiting", 100)
 		await(t, "the controller to notice", func() bool { return c.faulty(t, "slurm") })
+		if c.client.Down(t.Context()) {
+			t.Error("a slurmrestd that does not answer says nothing about slurmctld")
+		}
 		c.script(t, "start", "slurmrestd")
 		complete(t, running, waiting)
 		await(t, "the fault to be over", func() bool { return !c.faulty(t, "slurm") })
@@ -71,8 +74,13 @@ func TestSlurmFaults(t *testing.T) {
 	t.Run("slurmctld stops and starts", func(t *testing.T) {
 		running, waiting := submit(t, "ctld-running", 800), submit(t, "ctld-waiting", 100)
 		await(t, "the job to begin", begun(running))
+		if c.client.Down(t.Context()) {
+			t.Error("slurmctld answers, and is called down")
+		}
 		c.script(t, "stop", "slurmctld")
+		await(t, "slurmrestd to say that slurmctld is down", func() bool { return c.client.Down(t.Context()) })
 		c.script(t, "start", "slurmctld")
+		await(t, "slurmrestd to say that it is up", func() bool { return !c.client.Down(t.Context()) })
 		complete(t, running, waiting)
 	})
 
