@@ -140,6 +140,7 @@ type NodeOrders struct {
 	NowMs       int64                 `json:"now_ms"`
 	Recordings  []RecordingAsk        `json:"recordings,omitempty"` // to be sent (POST /v1/node/recording)
 	Plans       []Plan                `json:"plans,omitempty"`      // of assignments whose plan the node has not
+	TakesKept   bool                  `json:"takes_kept,omitempty"` // MainDevice.CycleKept is understood; a controller that does not say so is sent all
 	Whole       bool                  `json:"whole,omitempty"`      // a cycle was left out that is not known here: the sync was not heard, send all
 }
 

@@ -11,7 +11,7 @@ import (
 // moves a little with each. The controller gets it again where it has changed
 // by more than a plan would notice, and now and then.
 const (
-	cycleEvery  = 30 * time.Second
+	cycleEvery  = 5 * time.Minute
 	cycleChange = 0.02
 )
 
@@ -30,7 +30,8 @@ func (t *toldCycle) has(c *pipefill.BubbleCycle, now time.Time) bool {
 	}
 	for i := range c.Bubbles {
 		a, b := &old.Bubbles[i], &c.Bubbles[i]
-		if a.Index != b.Index || a.Kind != b.Kind || !near(a.DurationNs, b.DurationNs) || !near(a.FreeBytes, b.FreeBytes) {
+		if a.Index != b.Index || a.Kind != b.Kind || !near(a.DurationNs, b.DurationNs) || !near(a.FreeBytes, b.FreeBytes) ||
+			!near(c.IterationNs+a.StartNs, c.IterationNs+b.StartNs) {
 			return false
 		}
 	}
@@ -45,21 +46,22 @@ func near(a, b int64) bool {
 func (n *node) leaveOut(s *api.NodeSync) {
 	now := n.now()
 	n.eachDevice(s, func(d *mainDevice, m *api.MainDevice) {
-		if d.told.has(&m.Cycle, now) {
+		if n.takesKept && d.told.has(&m.Cycle, now) {
 			m.Cycle, m.CycleKept = pipefill.BubbleCycle{}, true
 		}
 	})
 }
 
-// wasTold notes what a sync that was answered has told; whole: that the
-// controller lacks what it was not sent.
-func (n *node) wasTold(s *api.NodeSync, whole bool) {
+// wasTold notes what a sync that was answered has told, or that the controller
+// lacks what it was not sent.
+func (n *node) wasTold(s *api.NodeSync, answer *api.NodeOrders) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.takesKept = answer.TakesKept
 	now := n.now()
 	n.eachDevice(s, func(d *mainDevice, m *api.MainDevice) {
 		switch {
-		case whole:
+		case answer.Whole:
 			d.told = toldCycle{}
 		case !m.CycleKept:
 			d.told = toldCycle{m.Cycle, now}

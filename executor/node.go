@@ -46,6 +46,8 @@ type node struct {
 	run     int64         // names this run to the controller
 	syncs   int64         // so many were made
 
+	takesKept bool // the controller that answered last understands api.MainDevice.CycleKept
+
 	past map[pipefill.DeviceID]*deviceTotals // of main jobs that have ended
 	kept map[pipefill.DeviceID]keptRecording // the same
 

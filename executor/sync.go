@@ -43,12 +43,7 @@ func (n *node) syncLoop(ctx context.Context, c controller) error {
 			retry = syncRetryFirst
 			continue
 		}
-		n.mu.Lock()
-		if n.faults["controller"] == "" {
-			n.log.WarnContext(ctx, "controller not reached", "err", err)
-		}
-		n.faults["controller"] = fmt.Sprintf("controller not reached: %v", err)
-		n.mu.Unlock()
+		n.notHeard(ctx, err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(retry):
@@ -56,6 +51,27 @@ func (n *node) syncLoop(ctx context.Context, c controller) error {
 		retry = min(2*retry, syncRetryLast)
 	}
 	return nil
+}
+
+// notHeard notes why the controller did not take a sync. It may be another one
+// next time, which must be sent all.
+func (n *node) notHeard(ctx context.Context, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.takesKept = false
+	known := n.faults["controller"] != ""
+	if pipefill.ErrorCode(err) == pipefill.CodeInvalid {
+		n.faults["controller"] = fmt.Sprintf(
+			"pipefillctld does not understand this pipefilld, of release %s; where it is the older, upgrade and restart it first: %v", pipefill.Version(), err)
+		if !known {
+			n.log.WarnContext(ctx, "controller does not understand this pipefilld; where it is the older, upgrade and restart it first", "err", err)
+		}
+		return
+	}
+	n.faults["controller"] = fmt.Sprintf("controller not reached: %v", err)
+	if !known {
+		n.log.WarnContext(ctx, "controller not reached", "err", err)
+	}
 }
 
 // syncOnce sends the state once. A change on the node cuts the controller's
@@ -86,7 +102,7 @@ func (n *node) syncOnce(ctx context.Context, c controller) error {
 	if err != nil {
 		return err
 	}
-	n.wasTold(&state, orders.Whole)
+	n.wasTold(&state, &orders)
 	if orders.Whole {
 		return nil // it orders nothing
 	}
