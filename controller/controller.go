@@ -86,8 +86,9 @@ type Controller struct {
 	mu       sync.Mutex
 	started  int64 // ms; a node is not lost before it had the time to call
 	nodes    map[string]*node
-	faults   map[string]string // by source: what a person should know
-	slots    []schedule.Slot   // all of the last round
+	counted  map[string]*store.Counting // by node: its usage, of its last sync
+	faults   map[string]string          // by source: what a person should know
+	slots    []schedule.Slot            // all of the last round
 	policies schedule.Set
 	policy   *schedule.Policy
 	drained  drains
@@ -122,7 +123,7 @@ func New(cfg Config, st *store.Store, sl Slurm, log *slog.Logger, now func() tim
 	c := &Controller{
 		cfg: cfg, store: st, slurm: sl, log: log, now: now, tallies: newTallies(), mayAct: func() error { return nil },
 		kick: make(chan struct{}, 1), asked: make(chan struct{}, 1), placed: make(chan struct{}), planKick: make(chan struct{}, 1), plans: map[int64]*plan.Kept{}, started: now().UnixMilli(),
-		nodes: map[string]*node{}, faults: map[string]string{}, names: map[uint32]string{},
+		nodes: map[string]*node{}, counted: map[string]*store.Counting{}, faults: map[string]string{}, names: map[uint32]string{},
 		mirror: newMirror(), dispatcher: newDispatcher(), waits: map[int64]int64{}, later: map[int64]postponed{}, berths: map[string]*berth{}, recordings: newRecordings(),
 	}
 	c.scheduler = c.newScheduler()

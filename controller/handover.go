@@ -179,7 +179,7 @@ func (c *Controller) planText(assignment int64) string {
 
 // plansFor are the plans that a node has not yet of the fill jobs that it runs.
 // c.mu is held.
-func (c *Controller) plansFor(state api.NodeSync) []api.Plan {
+func (c *Controller) plansFor(state *api.NodeSync) []api.Plan {
 	if !state.TakesPlans || len(c.plans) == 0 {
 		return nil
 	}

@@ -78,7 +78,7 @@ func TestHandover_APlanReachesTheNode(t *testing.T) {
 		t.Errorf("a restart sent %d plans more", len(n.plans)-1)
 	}
 	// A daemon of an older release is told none.
-	if plans := w.ctl.plansFor(api.NodeSync{Node: "n0", Assignments: n.view()}); len(plans) > 0 {
+	if plans := w.ctl.plansFor(&api.NodeSync{Node: "n0", Assignments: n.view()}); len(plans) > 0 {
 		t.Errorf("%d plans to a node that takes none", len(plans))
 	}
 }

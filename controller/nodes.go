@@ -114,14 +114,18 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	if state.Node == "" {
 		return api.NodeOrders{}, pipefill.Errorf(pipefill.CodeInvalid, "sync: the node has no name")
 	}
-	ack, err := c.store.TakeUsage(ctx, state.Node, state.Usage)
-	if err != nil {
-		return api.NodeOrders{}, err
+	usage := c.count(&state)
+	if hasEnded(&state) { // what it used counts before its end does
+		<-usage.Done()
+		if _, err := usage.ack(); err != nil {
+			return api.NodeOrders{}, err
+		}
 	}
 	switch err := c.hear(state); {
 	case errors.Is(err, errPart):
 		return api.NodeOrders{
-			Serial: state.OrdersSeen, UsageAck: ack, Partitions: c.cfg.Partitions, Cluster: c.cfg.Cluster, NowMs: c.now().UnixMilli(), Whole: true,
+			Serial: state.OrdersSeen, Partitions: c.cfg.Partitions, Cluster: c.cfg.Cluster, NowMs: c.now().UnixMilli(),
+			TakesKept: true, Whole: true,
 		}, nil
 	case err != nil:
 		return api.NodeOrders{}, err
@@ -130,23 +134,103 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	if err != nil {
 		return api.NodeOrders{}, err
 	}
-	wait := time.NewTimer(time.Duration(min(max(state.WaitMs, 0), 60_000)) * time.Millisecond)
+	wait := time.NewTimer(holdFor(c.now(), state.WaitMs))
 	defer wait.Stop()
+	return c.hold(ctx, &state, forget, usage, wait.C)
+}
+
+// hold answers a sync when there is something new for the node, or at the end of
+// its wait. Its usage is counted by then; that it is, is news only to a node that
+// has more of it.
+func (c *Controller) hold(ctx context.Context, state *api.NodeSync, forget []int64, usage counting, end <-chan time.Time) (api.NodeOrders, error) {
+	counted, over := usage.Done(), false
+	ack := usage.before
 	for {
 		orders, news := c.orders(state)
 		orders.UsageAck, orders.Forget = ack, forget
-		if orders.Serial != state.OrdersSeen || len(ack) > 0 || len(forget) > 0 || orders.Refused != nil || len(orders.Plans) > 0 {
+		if orders.Serial != state.OrdersSeen || len(forget) > 0 || orders.Refused != nil || len(orders.Plans) > 0 ||
+			over && counted == nil || len(ack) > 0 && len(state.Usage) >= muchUsage {
 			return orders, nil
 		}
 		select {
 		case <-news:
-		case <-wait.C:
-			orders, _ = c.orders(state)
-			return orders, nil
+		case <-counted:
+			counted = nil
+			var err error
+			if ack, err = usage.ack(); err != nil {
+				return api.NodeOrders{}, err
+			}
+		case <-end:
+			end, over = nil, true
 		case <-ctx.Done():
 			return orders, nil
 		}
 	}
+}
+
+const (
+	// countWithinMs is how long a sync must wait for its usage to be counted with others'.
+	countWithinMs = 1000
+	// muchUsage is as much as a message holds, or nearly: there is more.
+	muchUsage = 1000
+)
+
+// counting is the usage of a sync on its way into the database.
+type counting struct {
+	*store.Counting
+
+	before map[string]int64 // up to where it was counted with an earlier sync, by ledger
+}
+
+// ack is up to where it is counted.
+func (u counting) ack() (map[string]int64, error) {
+	now, err := u.Result()
+	for ledger, seq := range u.before {
+		now[ledger] = max(now[ledger], seq)
+	}
+	return now, err
+}
+
+// count begins to count the usage of a sync. What was counted with an earlier one
+// that was given up before it could be told so is left out.
+func (c *Controller) count(state *api.NodeSync) counting {
+	var out counting
+	c.mu.Lock()
+	last := c.counted[state.Node]
+	c.mu.Unlock()
+	if last != nil {
+		select {
+		case <-last.Done():
+			out.before, _ = last.Result() // of a failure it has none
+		default:
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(state.Usage), func(u pipefill.Usage) bool { return u.Seq <= out.before[u.Ledger] })
+	// Whoever waits for the answer anyhow can be counted together with others.
+	out.Counting = c.store.CountUsage(state.Node, rest, state.WaitMs < countWithinMs || hasEnded(state))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counted[state.Node] = out.Counting
+	return out
+}
+
+// hasEnded tells whether a node says of an assignment that it has ended.
+func hasEnded(s *api.NodeSync) bool {
+	return slices.ContainsFunc(s.Assignments, func(a api.NodeAssignment) bool { return a.State == pipefill.AssignmentEnded })
+}
+
+// holdsEnd is when holds end: at multiples of it. A thousand nodes' one by one wake
+// the daemon for each, and find it cold; of those that end together all but the
+// first are nearly free of that, and so are the syncs that follow.
+const holdsEnd = 200 * time.Millisecond
+
+// holdFor is how long a sync is held that may wait for so long.
+func holdFor(now time.Time, waitMs int64) time.Duration {
+	most := time.Duration(min(max(waitMs, 0), 60_000)) * time.Millisecond
+	if least := now.Add(most).Truncate(holdsEnd).Sub(now); least > 0 {
+		return least
+	}
+	return most
 }
 
 // errPart is the answer to a sync that leaves out what was never heard.
@@ -316,13 +400,13 @@ func (c *Controller) forget(ctx context.Context, state api.NodeSync) ([]int64, e
 
 // orders is the answer for a node now, and a channel that closes when it may
 // change.
-func (c *Controller) orders(state api.NodeSync) (api.NodeOrders, <-chan struct{}) {
+func (c *Controller) orders(state *api.NodeSync) (api.NodeOrders, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.nodes[state.Node]
 	orders := api.NodeOrders{
 		Serial: n.serial, Assignments: n.orders, Partitions: c.cfg.Partitions, Cluster: c.cfg.Cluster, NowMs: c.now().UnixMilli(),
-		Recordings: slices.Clone(n.asks),
+		Recordings: slices.Clone(n.asks), TakesKept: true,
 	}
 	if want := state.WantsJob; want != nil && !slices.ContainsFunc(n.orders, func(a pipefill.Assignment) bool { return a.Job.JobID == want.JobID }) {
 		orders.Refused = want

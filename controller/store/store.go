@@ -38,6 +38,7 @@ type Store struct {
 	OnChange func(Change)
 
 	index      *index
+	countings  countings
 	generation atomic.Int64 // of Own; 0: not asked for
 	requests   chan *request
 	once       sync.Once

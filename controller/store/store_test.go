@@ -184,6 +184,64 @@ func TestStore_UsageCountsOnce(t *testing.T) {
 	}
 }
 
+// Usage of several nodes shares a transaction, and nobody's fails for another's.
+func TestStore_CountsUsageTogether(t *testing.T) {
+	s := open(t, t.TempDir())
+	jobs := see(t, s, job(1), job(2))
+	var ids []int64
+	for i, node := range []string{"n0", "n1"} {
+		id, err := s.Reserve(t.Context(), jobs[i], node, "cpu:0", mainJob, 1)
+		must(t, err)
+		ids = append(ids, id)
+	}
+	commits := 0
+	s.OnWrite = func(doing string, committed bool) error {
+		if doing == "take usage" && committed {
+			commits++
+		}
+		return nil
+	}
+	record := func(seq, id, ns int64) []pipefill.Usage {
+		return []pipefill.Usage{{Ledger: "l", Seq: seq, AssignmentID: id, FromMs: 10, ToMs: 20, DeviceNs: ns}}
+	}
+	count := func(secondNs int64) (acks [2]map[string]int64, errs [2]error) {
+		first := s.CountUsage("n0", record(int64(commits+1), ids[0], 5e6), false)
+		select {
+		case <-first.Done():
+			t.Error("it waits for nobody")
+		default:
+		}
+		second := s.CountUsage("n1", record(1, ids[1], secondNs), true)
+		for i, c := range []*store.Counting{first, second} {
+			<-c.Done()
+			acks[i], errs[i] = c.Result()
+		}
+		return acks, errs
+	}
+	acks, errs := count(-1)
+	if errs[0] != nil || acks[0]["l"] != 1 || errs[1] == nil || acks[1]["l"] != 0 || commits != 1 {
+		t.Errorf("one of two is bad: %v, %v, %d commits", acks, errs, commits)
+	}
+	acks, errs = count(7e6)
+	if errs[0] != nil || acks[0]["l"] != 2 || errs[1] != nil || acks[1]["l"] != 1 || commits != 2 {
+		t.Errorf("two good ones: %v, %v, %d commits", acks, errs, commits)
+	}
+	alone := s.CountUsage("n0", record(3, ids[0], 5e6), false)
+	<-alone.Done() // in a second
+	if ack, err := alone.Result(); err != nil || ack["l"] != 3 || commits != 3 {
+		t.Errorf("nobody comes: %v, %v, %d commits", ack, err, commits)
+	}
+	report, err := s.Report(t.Context(), "node", "", 0, 1000, 0)
+	must(t, err)
+	got := map[string]int64{}
+	for _, r := range report.Rows {
+		got[r.Key] = r.DeviceNs
+	}
+	if got["n0"] != 15e6 || got["n1"] != 7e6 {
+		t.Errorf("counted %v", got)
+	}
+}
+
 func TestStore_NewerDatabaseIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	must(t, open(t, dir).Close())

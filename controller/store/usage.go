@@ -16,49 +16,46 @@ import (
 // database does not know are counted for nobody, but acknowledged: they can
 // never be.
 func (s *Store) TakeUsage(_ context.Context, node string, records []pipefill.Usage) (map[string]int64, error) {
-	ack := map[string]int64{}
-	if len(records) == 0 {
-		return ack, nil
+	c := s.CountUsage(node, records, true)
+	<-c.Done()
+	return c.Result()
+}
+
+// takeUsage counts records within a transaction.
+func (s *Store) takeUsage(ctx context.Context, tx *sql.Tx, touched *rows, sums *rollup, owners map[int64]*owner, node string, records []pipefill.Usage) error {
+	purged, err := purgedOf(ctx, tx, node)
+	if err != nil {
+		return err
 	}
-	err := s.change("take usage", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
-		purged, err := purgedOf(ctx, tx, node)
+	// Not prepared here: only what the driver prepares is kept for the next time.
+	const insert = `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	for _, u := range records {
+		o, err := ownerOf(ctx, tx, owners, u.AssignmentID)
 		if err != nil {
 			return err
 		}
-		// Not prepared here: only what the driver prepares is kept for the next time.
-		const insert = `INSERT INTO usage (node, ledger, seq, assignment_id, from_ms, to_ms, device_ns, cpu_ns, overrun_ns, openings)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
-		sums := newRollup(s.Zone)
-		owners := map[int64]*owner{}
-		for _, u := range records {
-			ack[u.Ledger] = max(ack[u.Ledger], u.Seq)
-			o, err := ownerOf(ctx, tx, owners, u.AssignmentID)
+		if o == nil || o.node != node || u.Seq <= purged[u.Ledger] {
+			continue
+		}
+		result, err := tx.ExecContext(ctx, insert, node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
+		if err != nil {
+			return fmt.Errorf("ledger %s record %d: %w", u.Ledger, u.Seq, err)
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			if err != nil {
 				return err
 			}
-			if o == nil || o.node != node || u.Seq <= purged[u.Ledger] {
-				continue
-			}
-			result, err := tx.ExecContext(ctx, insert, node, u.Ledger, u.Seq, u.AssignmentID, u.FromMs, u.ToMs, u.DeviceNs, u.CPUNs, u.OverrunNs, u.Openings)
-			if err != nil {
-				return fmt.Errorf("ledger %s record %d: %w", u.Ledger, u.Seq, err)
-			}
-			if n, err := result.RowsAffected(); err != nil || n == 0 {
-				if err != nil {
-					return err
-				}
-				continue // counted before
-			}
-			if a := s.live(u.AssignmentID); a != nil {
-				touched.used[a.FillJobID] += u.DeviceNs
-			} else {
-				touched.assignment(u.AssignmentID) // has ended: its job may be open
-			}
-			sums.add(usedBy(u, o.outcome == pipefill.OutcomeCompleted), u.FromMs, u.ToMs, o.subjects()...)
+			continue // counted before
 		}
-		return sums.save(ctx, tx)
-	})
-	return ack, err
+		if a := s.live(u.AssignmentID); a != nil {
+			touched.used[a.FillJobID] += u.DeviceNs
+		} else {
+			touched.assignment(u.AssignmentID) // has ended: its job may be open
+		}
+		sums.add(usedBy(u, o.outcome == pipefill.OutcomeCompleted), u.FromMs, u.ToMs, o.subjects()...)
+	}
+	return nil
 }
 
 // usedBy is a record as sums. Useful is what an attempt that completed used.
