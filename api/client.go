@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"pipefill"
 )
@@ -55,9 +56,10 @@ type Status struct {
 
 // Client talks to pipefillctld. It is safe for concurrent use.
 type Client struct {
-	base   string
-	signer Signer
-	http   *http.Client
+	base    string
+	signer  Signer
+	session *session // of a node daemon over TCP, else nil
+	http    *http.Client
 
 	next  *Client     // another controller's; nil: there is none
 	later atomic.Bool // it, or one after it, answered last
@@ -75,6 +77,24 @@ func NewClient(endpoint string, signer Signer) (*Client, error) {
 	}
 	c.next, err = NewClient(others, signer)
 	return c, err
+}
+
+// NewNodeClient is NewClient for a node daemon, as root: over TCP it asks for a
+// session, and signs by munge only where it has none.
+func NewNodeClient(endpoint string, m NodeMunge) (*Client, error) {
+	c, err := NewClient(endpoint, m)
+	for each := c; each != nil; each = each.next {
+		if each.signer != nil {
+			each.session = &session{opener: m, now: time.Now} //nolint:forbidigo // the clock is handed on from here
+		}
+	}
+	return c, err
+}
+
+// NodeMunge is what a node daemon needs of munge.
+type NodeMunge interface {
+	Signer
+	Opener
 }
 
 func newClient(endpoint string, signer Signer) (*Client, error) {
@@ -191,7 +211,8 @@ func withQuery(path string, q url.Values) string {
 	return path + "?" + q.Encode()
 }
 
-// send sends one request; the caller closes the answer's body.
+// send sends one request; the caller closes the answer's body. A session that the
+// controller does not know, as one that was started since, costs a second one.
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body []byte
 	if in != nil {
@@ -200,23 +221,68 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 			return nil, fmt.Errorf("encode %s %s: %w", method, path, err)
 		}
 	}
+	req, err := c.request(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	inSession, err := c.sign(req, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.do(req)
+	if err != nil || !inSession || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	_ = resp.Body.Close() // it is empty
+	c.session.drop()
+	if req, err = c.request(ctx, method, path, body); err != nil {
+		return nil, err
+	}
+	if _, err = c.sign(req, method, path, body); err != nil {
+		return nil, err
+	}
+	return c.do(req)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request %s %s: %w", method, path, err)
 	}
-	if in != nil {
+	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if c.signer != nil {
-		credential, err := c.signer.Sign([]byte(Digest(method, path, body)))
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Authorization", "Munge "+credential)
+	return req, nil
+}
+
+// sign signs a request, with the session where there is one.
+func (c *Client) sign(req *http.Request, method, path string, body []byte) (inSession bool, err error) {
+	if c.signer == nil {
+		return false, nil
 	}
+	digest := Digest(method, path, body)
+	if c.session != nil && strings.HasPrefix(path, NodePaths) {
+		if signed, ok := c.session.sign(digest); ok {
+			req.Header.Set("Authorization", signed)
+			return true, nil
+		}
+		req.Header.Set(SessionHeader, SessionWanted)
+	}
+	credential, err := c.signer.Sign([]byte(digest))
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Authorization", "Munge "+credential)
+	return false, nil
+}
+
+func (c *Client) do(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, pipefill.Errorf(pipefill.CodeUnavailable, "no answer from pipefillctld: %w (is it running? see pipefill-cli doctor)", err)
+	}
+	if c.session != nil {
+		c.session.take(resp)
 	}
 	return resp, nil
 }

@@ -22,9 +22,11 @@ import (
 	"pipefill/api"
 )
 
-// Verifier reads the credential of a request that came over TCP.
-type Verifier interface {
+// Munge reads the credential of a request that came over TCP, and makes one that a
+// single user can read.
+type Munge interface {
 	Verify(credential string) (payload []byte, uid, gid uint32, err error)
+	SignFor(payload []byte, uid uint32) (credential string, err error)
 }
 
 // caller is who asks.
@@ -37,15 +39,16 @@ type caller struct {
 // Server answers nodes and command lines (docs/protocol.md, section 3).
 type Server struct {
 	controller *Controller
-	verifier   Verifier
+	munge      Munge
+	sessions   *sessions
 	log        *slog.Logger
 	mux        *http.ServeMux
 	lookup     func(uid uint32) (string, error)
 }
 
 // NewServer returns the handler of both listeners.
-func NewServer(c *Controller, verifier Verifier, log *slog.Logger) *Server {
-	s := &Server{controller: c, verifier: verifier, log: log, mux: http.NewServeMux(), lookup: new(names).of}
+func NewServer(c *Controller, munge Munge, log *slog.Logger) *Server {
+	s := &Server{controller: c, munge: munge, sessions: newSessions(c.now), log: log, mux: http.NewServeMux(), lookup: new(names).of}
 	s.mux.HandleFunc("POST /v1/node/sync", s.nodeSync)
 	s.mux.HandleFunc("POST /v1/node/recording", s.nodeRecording)
 	s.mux.HandleFunc("GET /v1/mains/{id}/recording", s.recording)
@@ -121,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 		return
 	}
-	uid, ok := s.authenticate(r, body)
+	uid, ok := s.authenticate(w, r, body)
 	if !ok {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
@@ -163,21 +166,27 @@ type wholeBody struct {
 func (*wholeBody) Close() error { return nil }
 
 // authenticate returns the caller's uid: the socket's peer, or who signed.
-func (s *Server) authenticate(r *http.Request, body []byte) (uint32, bool) {
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, body []byte) (uint32, bool) {
 	if uid, ok := r.Context().Value(peerKey{}).(uint32); ok {
 		return uid, true
 	}
-	credential, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Munge ")
+	authorization := r.Header.Get("Authorization")
+	digest := api.Digest(r.Method, r.RequestURI, body)
+	credential, ok := strings.CutPrefix(authorization, "Munge ")
 	if !ok {
-		return 0, false
+		uid, ok := s.sessions.verify(authorization, hostOf(r), digest)
+		return uid, ok && strings.HasPrefix(r.URL.Path, api.NodePaths)
 	}
-	payload, uid, _, err := s.verifier.Verify(credential)
+	payload, uid, _, err := s.munge.Verify(credential)
 	if err != nil {
 		s.log.WarnContext(r.Context(), "a request was refused", "remote", r.RemoteAddr, "err", err)
 		return 0, false
 	}
-	want := api.Digest(r.Method, r.RequestURI, body)
-	return uid, subtle.ConstantTimeCompare(payload, []byte(want)) == 1
+	if subtle.ConstantTimeCompare(payload, []byte(digest)) != 1 {
+		return 0, false
+	}
+	s.offer(w, r, uid)
+	return uid, true
 }
 
 func callerOf(r *http.Request) caller {
@@ -242,7 +251,7 @@ func decode(r *http.Request, out any) error {
 	}
 	r.Body = http.NoBody // a sync is answered seconds later, and 1,024 of them wait
 	if err != nil {
-		return pipefill.Errorf(pipefill.CodeInvalid, "the request is not understood: %w", err)
+		return pipefill.Errorf(pipefill.CodeInvalid, "the request is not understood by pipefillctld %s: %w", pipefill.Version(), err)
 	}
 	return nil
 }

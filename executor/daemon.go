@@ -25,7 +25,7 @@ import (
 // Env is what the process gives to Run.
 type Env struct {
 	Stdout, Stderr io.Writer
-	Signer         api.Signer // of requests over TCP; nil where munge is not built in
+	Munge          api.NodeMunge // for requests over TCP; nil where it is not built in
 }
 
 // Run is pipefilld from its arguments to its exit status.
@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, env Env) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: cfg.level}))
-	c, err := api.NewClient(cfg.Controller, env.Signer)
+	c, err := api.NewNodeClient(cfg.Controller, env.Munge)
 	if err != nil {
 		return err
 	}

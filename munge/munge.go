@@ -15,6 +15,11 @@ static munge_err_t set_ttl(munge_ctx_t ctx, int seconds)
 {
 	return munge_ctx_set(ctx, MUNGE_OPT_TTL, seconds);
 }
+static munge_err_t set_reader(munge_ctx_t ctx, uid_t uid)
+{
+	munge_err_t rc = munge_ctx_set(ctx, MUNGE_OPT_CIPHER_TYPE, MUNGE_CIPHER_AES128); // whatever munged's default is
+	return rc != EMUNGE_SUCCESS ? rc : munge_ctx_set(ctx, MUNGE_OPT_UID_RESTRICTION, uid);
+}
 */
 import "C"
 
@@ -43,6 +48,24 @@ func (m *Munge) Sign(payload []byte) (string, error) {
 		return "", err
 	}
 	defer free()
+	return sign(ctx, payload)
+}
+
+// SignFor returns a credential as Sign's that only processes of uid can read, on
+// hosts with the same key: its payload is encrypted.
+func (m *Munge) SignFor(payload []byte, uid uint32) (string, error) {
+	ctx, free, err := m.context()
+	if err != nil {
+		return "", err
+	}
+	defer free()
+	if rc := C.set_reader(ctx, C.uid_t(uid)); rc != C.EMUNGE_SUCCESS {
+		return "", failure("sign for a user", ctx, rc)
+	}
+	return sign(ctx, payload)
+}
+
+func sign(ctx C.munge_ctx_t, payload []byte) (string, error) {
 	var credential *C.char
 	var data unsafe.Pointer
 	if len(payload) > 0 {

@@ -1,6 +1,8 @@
 package munge_test
 
 import (
+	"bytes"
+	"encoding/base64"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,6 +62,28 @@ func TestMunge_RoundTripAndReplay(t *testing.T) {
 	for _, forged := range []string{"", "MUNGE:", "MUNGE:AAAA:", credential[:len(credential)-5] + "AAAA:"} {
 		if _, _, _, err := m.Verify(forged); pipefill.ErrorCode(err) != pipefill.CodeDenied {
 			t.Errorf("forged %q: %v, want denied", forged, err)
+		}
+	}
+}
+
+func TestMunge_ForOneUserAlone(t *testing.T) {
+	m := munge.New(start(t, "key1"))
+	secret := "nobody else's"
+	for _, c := range []struct {
+		reader uint32
+		want   pipefill.Code
+	}{{uint32(os.Getuid()), ""}, {uint32(os.Getuid()) + 4711, pipefill.CodeDenied}} {
+		credential, err := m.SignFor([]byte(secret), c.reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload, _, _, err := m.Verify(credential)
+		if c.want == "" && (err != nil || string(payload) != secret) || c.want != "" && (pipefill.ErrorCode(err) != c.want || len(payload) > 0) {
+			t.Errorf("for uid %d: %q, %v", c.reader, payload, err)
+		}
+		raw, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(strings.TrimPrefix(credential, "MUNGE:"), ":"))
+		if err != nil || bytes.Contains(raw, []byte(secret)) {
+			t.Errorf("%q can be read by all, %v", raw, err)
 		}
 	}
 }

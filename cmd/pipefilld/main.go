@@ -14,6 +14,6 @@ import (
 
 func main() {
 	os.Exit(executor.Run(context.Background(), os.Args[1:], executor.Env{
-		Stdout: os.Stdout, Stderr: os.Stderr, Signer: munge.New(os.Getenv("MUNGE_SOCKET")),
+		Stdout: os.Stdout, Stderr: os.Stderr, Munge: munge.New(os.Getenv("MUNGE_SOCKET")),
 	}))
 }

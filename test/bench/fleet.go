@@ -75,7 +75,7 @@ func newFleet(controller, mungeSocket string, nodes, devices int, every time.Dur
 func (f *fleet) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, n := range f.nodes {
-		client, err := api.NewClient(f.controller, munge.New(f.munge))
+		client, err := api.NewNodeClient(f.controller, munge.New(f.munge))
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,9 @@ func (f *fleet) report(ctx context.Context, client *api.Client, n *fleetNode) {
 	case err == nil && orders.Whole:
 		n.tell(time.Time{})
 	case err == nil:
-		if len(state.Mains) > 0 && !state.Mains[0].CycleKept {
+		if !orders.TakesKept {
+			n.tell(time.Time{})
+		} else if len(state.Mains) > 0 && !state.Mains[0].CycleKept {
 			n.tell(time.Now())
 		}
 		f.reports.Add(1)
@@ -139,7 +141,7 @@ func (f *fleet) report(ctx context.Context, client *api.Client, n *fleetNode) {
 // than a little.
 const (
 	chargeEvery = 30 * time.Second
-	cycleEvery  = 30 * time.Second
+	cycleEvery  = 5 * time.Minute
 )
 
 func (n *fleetNode) state(every time.Duration) api.NodeSync {
