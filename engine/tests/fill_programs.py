@@ -56,15 +56,21 @@ class Clock:
 
     def __init__(self, open_s, period_s):
         self.open_s, self.period_s = open_s, period_s
-        self.now, self._op, self._begin = 0.0, None, 0.0
+        self.now, self._op, self._begin, self._stopped = 0.0, None, 0.0, 0.0
 
     def monotonic(self):
         return self.now
 
-    clock = monotonic
+    def clock(self):
+        return self.now - self._stopped
 
     def sleep(self, seconds):
         self.now += seconds
+
+    def stop(self, seconds):
+        """The program is stopped for so long, and uses no core."""
+        self.now += seconds
+        self._stopped += seconds
 
     def left(self):
         at = self.now % self.period_s
@@ -83,11 +89,11 @@ class Clock:
 
     def start(self, op):
         self.finish()
-        self._op, self._begin = op, self.now
+        self._op, self._begin = op, self.clock()
 
     def finish(self):
         if self._op is not None:
-            self._op.add(self.now - self._begin)
+            self._op.add(self.clock() - self._begin)
             self._op = None
 
 

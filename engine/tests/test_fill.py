@@ -259,6 +259,26 @@ class TestUnusual(unittest.TestCase):
         self.assertEqual((pace.chunks, pace.overruns), (clock.now // clock.period_s + 1, 0))
         self.assertLess(pace.chunks, 40)
 
+    def test_a_bubble_that_ends_early(self):
+        clock = programs.Clock(open_s=0.1, period_s=2.0)
+        with mock.patch("pipefill.fill.pace.time", clock):
+            pace = Pace(clock, device=clock)
+            for _ in range(20):
+                pace.boundary("op")
+                clock.sleep(0.001)
+            # Stopped within an op, which goes on in the middle of the next bubble.
+            clock.stop(2.02)
+            pace.boundary("op")
+            self.assertEqual((pace.chunks, pace.overruns, pace.late), (1, 0, 1))
+            # One that does run past its deadline, and one that is stopped after that.
+            clock.sleep(0.1)
+            pace.boundary("op")
+            self.assertEqual((pace.chunks, pace.overruns, pace.late), (2, 1, 2))
+            clock.sleep(0.11)
+            clock.stop(1.95)
+            pace.boundary("op")
+            self.assertEqual((pace.chunks, pace.overruns, pace.late), (3, 2, 3))
+
     def test_no_warning_for_ordinary_modules(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)

@@ -237,7 +237,7 @@ class TestRun(unittest.TestCase):
                 mock.patch.object(plans.Follower, "may", may):
             _, gate = self.infer(text, count=400)
             self.assertEqual(more, [100])
-            self.assertGreaterEqual(len(backs), gate.chunks - 2)  # at the end of each chunk, but for those before the plan
+            self.assertEqual(len(backs), len(gate.told))  # at the end of each chunk under the plan
             self.assertEqual(set(refused), {False}, (len(rooms), rooms[:6]))
             more.clear()
             with warnings.catch_warnings(record=True):

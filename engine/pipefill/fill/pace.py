@@ -23,6 +23,8 @@ _PROBE_S = 2.0
 _SKIPPED = 64
 # Of the first bubble, what is kept free before its deadline until it is known how late chunks are.
 _MARGIN_SHARE = 0.015
+# A deadline that has moved by more is another bubble's.
+_SAME_S = 1e-3
 # So many runs, before what an op takes is sure.
 _SURE = 8
 # The grace of a fill job that is told to end, less what is needed to write its state (executor: two seconds).
@@ -57,7 +59,8 @@ class Pace:
         self.times = times or OpTimes()
         self.device = device or devices.current()
         self.margin = Margin()
-        self.chunks = self.overruns = self.late = 0  # late: ended with the gate shut, at its deadline or before
+        # overruns: ended past their deadline. late: their gate had shut by then, at the deadline or before.
+        self.chunks = self.overruns = self.late = 0
         self.log = None  # list of Chunk for those who ask
         self.on_pause, self.on_resume = [], []  # called at the end and at the begin of a chunk, within it
         self.terminate = False  # SIGTERM came
@@ -79,7 +82,9 @@ class Pace:
         need = op.need
         if self._running:
             wanted = (self._unknown() if need is None else need) + self.margin.seconds + self._swap_s
-            if self.gate.left() - self.device.ahead_s >= wanted and not self.terminate and self._planned(name):
+            left = self.gate.left()
+            enough = left - self.device.ahead_s >= wanted and not self._elsewhere(left)
+            if enough and not self.terminate and self._planned(name):
                 self._start(op, name)
                 return
         self.pause()
@@ -118,16 +123,23 @@ class Pace:
         self.device.finish()
         took, busy = time.monotonic() - self._begin, self._clock() - self._begin_clock
         self._swap(self.on_pause + [self.device.give_back] if self._moved else self.on_pause)
-        now = time.monotonic()
-        self.late += self.gate.left() < 0
+        now, left = time.monotonic(), self.gate.left()
+        stopped = self._elsewhere(left)
+        self.late += left < 0 or stopped
+        # One that was stopped at the early end of its bubble did not run past the deadline.
+        over = 0.0 if stopped and busy <= self._begin_left else now - self._deadline
         self.gate.yield_()
         if self.follower is not None:
             self.gate.at(self.follower.plan.number, *self.follower.at)
         self.chunks += 1
-        self.overruns += now > self._deadline
-        self.margin.add(now - self._deadline)
+        self.overruns += over > 0
+        self.margin.add(over)
         if self.log is not None:
             self.log.append(Chunk(tuple(self._names), self._predicted, took, busy, self._begin_left))
+
+    def _elsewhere(self, left):
+        """Whether the chunk was stopped at its bubble's end and goes on in another bubble."""
+        return left > 0 and time.monotonic() + left > self._deadline + _SAME_S
 
     def next_bubble(self):
         """Ends the chunk that runs, and goes on with the same op in the next bubble, however short."""
