@@ -192,6 +192,6 @@ class PipelineEngine:
         self.trace.iteration(self.iterations, self._begin_ns, end_ns)
         self._begin_ns = end_ns
         self.iterations += 1
-        if self.iterations % traces.FLUSH_ITERATIONS == 0:
+        if self.trace.due(end_ns):
             self.trace.flush()
             self._begin_ns = traces.now_ns()

@@ -10,9 +10,10 @@ import time
 
 now_ns = time.monotonic_ns  # CLOCK_MONOTONIC, as in the shared pages
 
-# Iterations between two writes. At ~35 records each a write takes 3 ms, one iteration's noise, and a job that is
-# killed loses this much of its trace at most.
+# Iterations between two writes, or ns, whichever is less. At ~35 records each 64 iterations take 3 ms to write, one
+# iteration's noise, and a job that is killed loses this much of its trace at most.
 FLUSH_ITERATIONS = 64
+FLUSH_NS = 10_000_000_000
 
 _FORMATS = {
     "iteration": '{"type":"iteration","iteration":%d,"begin_ns":%d,"end_ns":%d}\n',
@@ -31,6 +32,7 @@ class Trace:
         self.waited_ns = 0
         self.keeps = bool(directory)
         self._records = []
+        self._iterations, self._written_ns = 0, now_ns()
         self._file = None
         if self.keeps:
             os.makedirs(directory, exist_ok=True)
@@ -59,11 +61,17 @@ class Trace:
         """One iteration, from mark to mark."""
         if self.keeps:
             self._records.append(("iteration", iteration, begin_ns, end_ns))
+            self._iterations += 1
+
+    def due(self, now):
+        """Whether it is time to flush(), at now in ns."""
+        return self.keeps and (self._iterations >= FLUSH_ITERATIONS or now - self._written_ns >= FLUSH_NS)
 
     def flush(self):
         """Writes what was collected, whole lines in one go."""
         if self._file is None:
             return
+        self._iterations, self._written_ns = 0, now_ns()
         self._file.write("".join(_FORMATS[record[0]] % record[1:] for record in self._records))
         self._file.flush()
         self._records.clear()

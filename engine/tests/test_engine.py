@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real two-stage training in two processes, against one process without a pipeline."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import tempfile
 import unittest
 
 import torch
-from pipefill import corpus, launch, links, model, train
+from pipefill import corpus, launch, links, model, trace, train
 
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = ["--iterations", "6", "--batch", "2", "--sequence", "16", "--width", "32", "--layers", "1"]
@@ -90,6 +91,19 @@ class TestEngine(unittest.TestCase):
                     self.assertLessEqual(span["begin_ns"], wait["begin_ns"])
                     self.assertLess(wait["begin_ns"], wait["end_ns"])
                     self.assertLessEqual(wait["end_ns"], span["end_ns"])
+
+    def test_a_trace_is_written_after_iterations_or_time(self):
+        with tempfile.TemporaryDirectory() as directory, contextlib.closing(trace.Trace(directory, 0)) as kept:
+            now = trace.now_ns()
+            self.assertFalse(kept.due(now))
+            self.assertTrue(kept.due(now + trace.FLUSH_NS), "iterations of seconds")
+            for i in range(trace.FLUSH_ITERATIONS):
+                self.assertFalse(kept.due(now))
+                kept.iteration(i, now, now)
+            self.assertTrue(kept.due(now))
+            kept.flush()
+            self.assertFalse(kept.due(now))
+        self.assertFalse(trace.Trace(None, 0).due(now + trace.FLUSH_NS), "one that keeps nothing")
 
     def test_stop_file_ends_every_rank(self):
         with tempfile.NamedTemporaryFile() as file:
