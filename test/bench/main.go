@@ -99,7 +99,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.StringVar(&b.build, "build", "build", "`FOLDER` with the built programs")
 	flags.DurationVar(&b.limit, "limit", 25*time.Minute, "the longest that one figure's run may take")
 	flags.StringVar(&b.setting, "setting", "", "of fill, only settings whose name holds this `TEXT`, as SCHED_IDLE")
-	flags.StringVar(&b.keep, "keep", "", "`FOLDER` for the raw traces of fill and guard, one below it for each setting")
+	flags.StringVar(&b.keep, "keep", "", "`FOLDER` for the raw traces of fill, guard and planned, one below it for each setting")
 	docs := flags.String("docs", "", "measure nothing: write the tables of this `PAGE` anew from bench.json")
 	total := flags.Duration("total", 150*time.Minute, "the longest that all of it may take; what is not measured by then is not")
 	if err := flags.Parse(args); err != nil {

@@ -51,6 +51,7 @@ func plannedSettings() (all []plannedSetting) {
 	for _, ms := range []float64{0, 2, 5, 10} {
 		add("long bubbles", demoBatch*longBatch, longTime, 1, ms)
 	}
+	add("long bubbles", demoBatch*longBatch, longTime, 1.1, 5)
 	add("short bubbles", demoBatch, plannedTime, 1.3, 0)
 	for _, ms := range []float64{0, 1, 2, 5} {
 		add("short bubbles", demoBatch, plannedTime, 1, ms)
@@ -118,6 +119,9 @@ func (b *bench) measurePlanned(ctx context.Context, s plannedSetting, work **pla
 		return nil, err
 	}
 	if err := stillRun(ctx, c, jobs); err != nil {
+		return nil, err
+	}
+	if err := b.keepTraces(s.name, filepath.Join(c.Dir, "trace"), trainer.Traces); err != nil {
 		return nil, err
 	}
 	return p.rows(s, trainer, *work)
