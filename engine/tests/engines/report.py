@@ -80,14 +80,12 @@ def runs(ranks, steps):
     for micro_batches in (4, 8):
         if micro_batches < 2 * ranks:
             continue
-        names = [f"{name}:{micro_batches}" for name in SCHEDULES]
-        sleep_ms = 32 // ranks
-        found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", sleep_ms, world=ranks, timeout=900,
-                             min_ns=MIN_NS)
-        newer = pipeline.run("torch_rank.py", "OUT", steps, *(f"{name}:{micro_batches}" for name in NEWER), "--sleep",
-                             sleep_ms, "--newer", pipeline.NEWER_INSIDE, world=ranks, timeout=900, min_ns=MIN_NS)
-        for name, run in (found | newer).items():
-            yield name.partition(":")[0], micro_batches, run
+        for schedules, more in ((SCHEDULES, ()), (NEWER, ("--newer", pipeline.NEWER_INSIDE))):
+            names = [f"{name}:{micro_batches}" for name in schedules]
+            found = pipeline.run("torch_rank.py", "OUT", steps, *names, "--sleep", 32 // ranks, *more, world=ranks, timeout=900,
+                                 min_ns=MIN_NS)
+            for name, run in found.items():
+                yield name.partition(":")[0], micro_batches, run
 
 
 def fractions(steps, out, rows):
