@@ -59,11 +59,14 @@ uint64_t pf_learn_low(const struct pf_window *window)
 
 uint64_t pf_learn_length(const struct pf_window *window)
 {
-	uint64_t low = pf_learn_low(window), lowest;
+	uint64_t low = pf_learn_low(window), median, lowest;
 
 	if (low == 0)
 		return 0;
 	lowest = window->sorted[window->count / 8];
+	median = pf_learn_median(window);
+	if (lowest < PF_LEARN_SHORT_NS && lowest < median - median / 5)
+		return window->sorted[0];
 	return lowest < low - low / 10 ? lowest : low;
 }
 

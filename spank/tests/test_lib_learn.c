@@ -53,6 +53,31 @@ static uint64_t length_with(unsigned count, uint64_t low)
 	return pf_learn_length(&window);
 }
 
+/* The same of three that are low, in order, and all others 1000. */
+static uint64_t length_after(uint64_t a, uint64_t b, uint64_t c)
+{
+	const uint64_t low[] = { a, b, c };
+	struct pf_window window = { 0 };
+	unsigned i;
+
+	for (i = 0; i < PF_LEARN_KEEP; i++)
+		pf_learn_add(&window, i < 3 ? low[i] : 1000);
+	return pf_learn_length(&window);
+}
+
+/* The same of one least, two of eighth, and the rest twice as long. */
+static uint64_t length_of(uint64_t least, uint64_t eighth)
+{
+	struct pf_window window = { 0 };
+	unsigned i;
+
+	for (i = 0; i < PF_LEARN_KEEP; i++)
+		pf_learn_add(&window, i == 0  ? least
+				      : i < 3 ? eighth
+					      : 2 * eighth);
+	return pf_learn_length(&window);
+}
+
 static void test_length(void)
 {
 	struct pf_window none = { 0 };
@@ -63,6 +88,13 @@ static void test_length(void)
 	tap_ok(length_with(3, 100) == 100, "three do");
 	tap_ok(length_with(3, 900) == 1000, "but not if they are close");
 	tap_ok(length_with(3, 899) == 899, "and a tenth is not close");
+	tap_ok(length_after(700, 799, 799) == 700,
+	       "of lengths all over the place the least counts");
+	tap_ok(length_after(700, 800, 800) == 800,
+	       "and not of ones that are somewhat apart");
+	tap_ok(length_of(7, PF_LEARN_SHORT_NS - 1) == 7 &&
+		       length_of(7, PF_LEARN_SHORT_NS) == PF_LEARN_SHORT_NS,
+	       "nor of long ones");
 }
 
 static void test_enough(void)
@@ -120,6 +152,11 @@ static const struct {
 	FIELD(pf_main_page, move_out_ns),
 	FIELD(pf_main_page, move_in_ns),
 	FIELD(pf_main_page, move_times),
+	FIELD(pf_main_page, cache_bytes),
+	FIELD(pf_main_page, cache_out_ns),
+	FIELD(pf_main_page, cache_in_ns),
+	FIELD(pf_main_page, cache_times),
+	FIELD(pf_main_page, cache_bubble),
 	FIELD(pf_main_page, ring),
 	FIELD(pf_control_page, magic),
 	FIELD(pf_control_page, version),
@@ -139,6 +176,7 @@ static const struct {
 	FIELD(pf_control_page, floor_ns),
 	FIELD(pf_control_page, plan),
 	FIELD(pf_control_page, move),
+	FIELD(pf_control_page, cache),
 	FIELD(pf_fill_page, magic),
 	FIELD(pf_fill_page, version),
 	FIELD(pf_fill_page, size),
