@@ -18,9 +18,10 @@ OFFERED, CONTROL, SHORT, ITERATION, WORK = 1, 2, 4, 8, 16
 
 
 class FakeDaemon:
-    """Listens in dir until closed; enabled: bubbles that are learned are offered; records: work is announced too."""
+    """Listens in dir until closed; enabled: bubbles that are learned are offered; records: work is announced too;
+    floor_ns: what is offered of each bubble, learned or not."""
 
-    def __init__(self, device="cpu:0", enabled=True, min_ns=100_000, records=False):
+    def __init__(self, device="cpu:0", enabled=True, min_ns=100_000, records=False, floor_ns=0):
         self._reply = f"ok\ndevice={device}\nmode=chunked\nassignment=7".encode()
         self._events, self._read = [], 0
         self.plan = None
@@ -30,7 +31,7 @@ class FakeDaemon:
         self.main, self.control, self.fill = self._pages
         # enabled, wake, share_ppm, control_ppm, seed, guard_ns, min_ns, beat_ns (never stale), assignment
         struct.pack_into("=4I5Q", self.control, 16, int(enabled), 1, 900_000, 0, 1, 100_000, min_ns, 1 << 62, 7)
-        struct.pack_into("=I", self.control, 84, int(records))
+        struct.pack_into("=IQ", self.control, 84, int(records), floor_ns)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.path.join(self.dir, "gate.sock"))
         self._listener.listen()

@@ -18,28 +18,14 @@ os.sched_setaffinity(0, {cores[rank % len(cores)]})  # gloo's threads inherit it
 for name, value in {"USE_LIBUV": "0", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}.items():
     os.environ.setdefault(name, value)
 
+import cuda_on_cpu  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import tracer  # noqa: E402
 from torch import nn  # noqa: E402
 
 torch.set_num_threads(1)
-torch.cuda.current_device = lambda: "cpu"
-torch.Tensor.cuda = lambda self, *_, **__: self
-torch.cuda.synchronize = lambda *_: None
-torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
-
-
-def on_cpu(make):
-    """make, whose device="cuda" means the CPU."""
-    def made(*args, **kwargs):
-        if "device" in kwargs:
-            kwargs["device"] = "cpu"
-        return make(*args, **kwargs)
-    return made
-
-
-torch.zeros, torch.tensor, torch.empty = on_cpu(torch.zeros), on_cpu(torch.tensor), on_cpu(torch.empty)
+cuda_on_cpu.answer()
 trace = tracer.Tracer(dist)
 trace.watch_calls()
 

@@ -120,11 +120,11 @@ def run(program, *arguments, world=2, hooked=True, fill=False, records=False, en
     """Runs program (of this folder) as world ranks; its argument OUT is put in for the path of what it writes.
 
     hooked: with the environment that the SPANK plugin gives a main job. fill: beside each rank a fill job runs in its
-    bubbles, on its core. records: the nodes record a timeline. Returns a Run for each part of it by name. RuntimeError
-    with the output if a rank fails.
+    bubbles, on its core, 5 ms of each at least, however busy the machine is. records: the nodes record a timeline. Returns
+    a Run for each part of it by name. RuntimeError with the output if a rank fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=min_ns, records=records)
+        daemons = [fake_daemon.FakeDaemon(device=f"cpu:{n}", min_ns=min_ns, records=records, floor_ns=5_000_000 * fill)
                    for n in range(world if hooked else 0)]
         fills = []
         try:
