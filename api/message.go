@@ -57,17 +57,25 @@ type MainDevice struct {
 	Budget    float64              `json:"budget"`               // of slow-down that is accepted, as 0.01
 	Cycle     pipefill.BubbleCycle `json:"cycle"`                // as with nothing moved
 	CycleKept bool                 `json:"cycle_kept,omitempty"` // cycle is left out: the last one sent in this run stands
-	Movable   *Movable             `json:"movable,omitempty"`
+	Movable   []Movable            `json:"movable,omitempty"`
 	Totals    MainTotals           `json:"totals"`
 }
 
-// Movable is the optimizer state that a main job's program could move out of a
-// device over bubbles, by its own word, where site and owner let it. Nil:
-// nothing is, and a Plan must not have a Move.
+// What of a main job may leave its device over bubbles.
+const (
+	MoveOptimizer = "optimizer" // its optimizer state
+	MoveCache     = "cache"     // blocks that its allocator keeps without using them
+)
+
+// Movable is memory that a main job's program could move out of a device over
+// bubbles, by its own word, where site and owner let it. A Plan must not have a
+// Move of what is not told.
 type Movable struct {
-	Bytes int64 `json:"bytes"`
-	OutNs int64 `json:"out_ns"` // what leaving takes, of the bubble that it leaves in
-	InNs  int64 `json:"in_ns"`  // what coming back takes, beside what is computed then
+	Kind   string `json:"kind"` // MoveOptimizer, MoveCache
+	Bytes  int64  `json:"bytes"`
+	OutNs  int64  `json:"out_ns"`           // what leaving takes, of the bubble that it leaves in
+	InNs   int64  `json:"in_ns"`            // what coming back takes: state beside what is computed then, cached blocks before anything is
+	Bubble *int   `json:"bubble,omitempty"` // the only one that it could be away over, by its index
 }
 
 // MainTotals sums a main job's device since it attached. All durations in ns.
@@ -123,9 +131,10 @@ type Plan struct {
 // PlanMove is the state of the main job that a Plan counts on to be away: from
 // before bubble Out begins to the end of bubble In, by their indices.
 type PlanMove struct {
-	Out   int   `json:"out"`
-	In    int   `json:"in"`
-	Bytes int64 `json:"bytes"` // of room that this makes
+	Kind  string `json:"kind"` // as of the Movable
+	Out   int    `json:"out"`
+	In    int    `json:"in"`
+	Bytes int64  `json:"bytes"` // of room that this makes
 }
 
 // NodeOrders is the controller's answer to a sync.

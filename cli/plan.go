@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pipefill"
+	"pipefill/api"
 	"pipefill/controller/plan"
 )
 
@@ -97,6 +98,11 @@ func readPlanInput(c *cli.Context) (*planInput, error) {
 		state, err := parseMainState(text)
 		if err != nil {
 			return nil, err
+		}
+		if state.Name == api.MoveCache { // which the main job has to have back at a bubble's end
+			for _, b := range in.cycles[0].Bubbles {
+				state.Over = append(state.Over, b.Index)
+			}
 		}
 		in.options.MainState = append(in.options.MainState, state)
 	}
@@ -228,13 +234,13 @@ func (p *program) printPlan(c *cli.Context, in *planInput, made plan.Plan) error
 }
 
 // mainSetting is what a main job's environment tells its hook of state that a
-// plan moves (engine/pipefill/hooks/away.py and memory.py), for what hooks can move.
+// plan moves (engine/pipefill/hooks/away.py), or what its owner permits with sbatch, for what hooks can move.
 func mainSetting(m plan.MainOffload) string {
 	switch m.Name {
-	case "optimizer":
+	case api.MoveOptimizer:
 		return fmt.Sprintf(": PIPEFILL_OFFLOAD=optimizer=%d-%d", m.OutBubble, m.InBubble)
-	case "cache":
-		return fmt.Sprintf(": PIPEFILL_RELEASE=%d", m.OutBubble)
+	case api.MoveCache:
+		return ": --pipefill=move=cache"
 	}
 	return ""
 }

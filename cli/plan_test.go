@@ -32,6 +32,7 @@ func TestPlan_Golden(t *testing.T) {
 		{"shared", planArgs("bert cnn", "--explain"), 0},
 		{"gang", planArgs("cnn", "--bubbles", "testdata/plan/bubbles.json", "-P"), 0},
 		{"main-state", planArgs("bert", "--main-state", "optimizer=8GiB,1ms,1ms", "--explain"), 0},
+		{"cached", planArgs("bert", "--main-state", "cache=8GiB,1ms,1ms", "--explain"), 0},
 		{"cannot-fit", planArgs("large", "--explain"), 4},
 		{"cannot-fit-json", planArgs("large", "--json"), 4},
 	} {

@@ -126,13 +126,16 @@ func (c *Controller) movable(p planned) plan.Movable {
 		return plan.Movable{}
 	}
 	i := slices.IndexFunc(n.said.Mains, func(d api.MainDevice) bool { return d.Job == p.slot.Main && d.Device == p.slot.Device })
-	if i < 0 || n.said.Mains[i].Movable == nil {
+	if i < 0 || len(n.said.Mains[i].Movable) == 0 {
 		return plan.Movable{}
 	}
-	told := n.said.Mains[i].Movable
-	m := plan.Movable{
-		MainState: plan.MainState{Name: "optimizer", Bytes: max(told.Bytes, 0), OutNs: max(told.OutNs, 0), InNs: max(told.InNs, 0), Hidden: true},
-		Budget:    n.said.Mains[i].Budget,
+	m := plan.Movable{Budget: n.said.Mains[i].Budget}
+	for _, told := range n.said.Mains[i].Movable {
+		state := plan.MainState{Name: told.Kind, Bytes: max(told.Bytes, 0), OutNs: max(told.OutNs, 0), InNs: max(told.InNs, 0), Hidden: true}
+		if told.Bubble != nil {
+			state.Over = []int{*told.Bubble}
+		}
+		m.States = append(m.States, state)
 	}
 	for _, other := range c.nodes {
 		for i := range other.said.Mains {
@@ -144,12 +147,14 @@ func (c *Controller) movable(p planned) plan.Movable {
 	return m
 }
 
+var moveNames = map[string]string{api.MoveOptimizer: "optimizer state", api.MoveCache: "cached blocks"}
+
 // moveOf is what a node is told of a plan's move.
 func moveOf(k *plan.Kept) *api.PlanMove {
 	if k.Move == nil {
 		return nil
 	}
-	return &api.PlanMove{Out: k.Move.OutBubble, In: k.Move.InBubble, Bytes: k.Move.Bytes}
+	return &api.PlanMove{Kind: k.Move.Name, Out: k.Move.OutBubble, In: k.Move.InBubble, Bytes: k.Move.Bytes}
 }
 
 // planText tells of the plan that an assignment has; "" where it has none to
@@ -169,7 +174,7 @@ func (c *Controller) planText(assignment int64) string {
 		text += fmt.Sprintf(", the %d. plan", k.Times)
 	}
 	if k.Move != nil {
-		text += fmt.Sprintf(", with %.1f GiB of the main job's optimizer state away over bubbles %d to %d", float64(k.Move.Bytes)/(1<<30), k.Move.OutBubble, k.Move.InBubble)
+		text += fmt.Sprintf(", with %.1f GiB of the main job's %s away over bubbles %d to %d", float64(k.Move.Bytes)/(1<<30), moveNames[k.Move.Name], k.Move.OutBubble, k.Move.InBubble)
 	}
 	if k.Why != "" {
 		text += "; its bubbles have changed since, and no plan fits them: " + k.Why

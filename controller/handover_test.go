@@ -179,7 +179,18 @@ func twoBatches() string {
 // The main job's state leaves where a plan gains by it: for a job that says
 // nothing of its memory, and while the node says that it can.
 func TestHandover_MainStateLeaves(t *testing.T) {
-	for options, moves := range map[string]bool{"fill,mode=chunked,profile=": true, "fill,mode=chunked,mem=900MiB,profile=": false} {
+	over := 3
+	for _, c := range []struct {
+		options, kind string
+		over          *int
+		moves         bool
+		said          string
+	}{
+		{"fill,mode=chunked,profile=", api.MoveOptimizer, nil, true, "optimizer state"},
+		{"fill,mode=chunked,profile=", api.MoveCache, &over, true, "cached blocks"},
+		{"fill,mode=chunked,mem=900MiB,profile=", api.MoveOptimizer, nil, false, ""},
+	} {
+		options, kind, over, moves := c.options, c.kind, c.over, c.moves
 		d := newDesk(t)
 		w := d.world
 		answer := d.ask(1000, http.MethodPost, "/v1/profiles", twoBatches())
@@ -191,7 +202,7 @@ func TestHandover_MainStateLeaves(t *testing.T) {
 		n := w.nodes["n0"]
 		n.main.Cycle = bubbleOf(200)
 		n.main.Cycle.IterationNs, n.main.Cycle.AlwaysFreeBytes, n.main.Cycle.Bubbles[0].FreeBytes = 2000e6, 1000<<20, 1000<<20
-		n.main.Budget, n.main.Movable = 0.01, &api.Movable{Bytes: 600 << 20, OutNs: 40e6, InNs: 40e6}
+		n.main.Budget, n.main.Movable = 0.01, []api.Movable{{Kind: kind, Bytes: 600 << 20, OutNs: 4e6, InNs: 4e6, Bubble: over}}
 		w.nodes["n1"].hasMain = false
 		delete(w.jobs, 101)
 		for range 8 {
@@ -207,11 +218,11 @@ func TestHandover_MainStateLeaves(t *testing.T) {
 			}
 			continue
 		}
-		if *n.plans[0].Move != (api.PlanMove{Out: 3, In: 3, Bytes: 600 << 20}) || len(h.MainOffload) != 1 || h.Cycle.Bubbles[0].FreeBytes != 1600<<20 {
+		if *n.plans[0].Move != (api.PlanMove{Kind: kind, Out: 3, In: 3, Bytes: 600 << 20}) || len(h.MainOffload) != 1 || h.Cycle.Bubbles[0].FreeBytes != 1600<<20 {
 			t.Errorf("%+v, %+v", n.plans[0].Move, h)
 		}
 		row, err := w.ctl.Queue(t.Context(), "")
-		if err != nil || !strings.Contains(row[0].Reason, "with 0.6 GiB of the main job's optimizer state away over bubbles 3 to 3") {
+		if err != nil || !strings.Contains(row[0].Reason, "with 0.6 GiB of the main job's "+c.said+" away over bubbles 3 to 3") {
 			t.Errorf("the queue says %+v, %v", row, err)
 		}
 		n.main.Movable = nil // its program keeps it from now on

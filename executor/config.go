@@ -34,7 +34,7 @@ type config struct {
 	Budget     string         `yaml:"budget"`
 	FillSched  fillSched      `yaml:"fill_sched"`     // idle or normal
 	LaunchLib  string         `yaml:"launch_library"` // libpipefill_launch.so for fill jobs of mode launch; "" lets none in
-	MoveState  string         `yaml:"move_state"`     // off, or plan: optimizer state of main jobs leaves GPUs where a fill job's plan gains by it
+	MoveState  string         `yaml:"move_state"`     // off, or plan: state of main jobs leaves GPUs where a fill job's plan gains by it
 	Control    string         `yaml:"control"`        // iterations withheld for comparison: a percentage, or auto
 	Metrics    string         `yaml:"metrics"`        // IP:PORT for Prometheus; "" for none
 	LogLevel   string         `yaml:"log_level"`
@@ -196,7 +196,7 @@ func (c *config) checkFilling(wrong func(format string, args ...any)) {
 		c.control = func(uint64) uint32 { return uint32(share * 1e6) }
 	}
 	if c.MoveState != moveOff && c.MoveState != movePlan {
-		wrong("move_state: %q: write off, or plan to let optimizer state of main jobs leave GPUs where a plan gains by it", c.MoveState)
+		wrong("move_state: %q: write off, or plan to let state of main jobs leave GPUs where a plan gains by it", c.MoveState)
 	}
 	if c.FillSched != schedIdle && c.FillSched != schedNormal {
 		wrong("fill_sched: %q: write idle or normal", c.FillSched)
@@ -257,6 +257,7 @@ type mainOptions struct {
 	reserve int64 // bytes of device memory that are never offered
 	off     bool
 	stay    bool // its state stays on the device
+	cache   bool // and its cached blocks may leave too
 }
 
 func (c *config) mainOptions(text string) mainOptions {
@@ -267,7 +268,7 @@ func (c *config) mainOptions(text string) mainOptions {
 		case "off":
 			o.off = true
 		case "move":
-			o.stay = value == "off"
+			o.stay, o.cache = value == "off", value == "cache"
 		case "budget":
 			if v, err := parseShare(value); err == nil && v > 0 {
 				o.budget = v

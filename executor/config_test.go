@@ -59,6 +59,7 @@ func TestConfig_MainOptions(t *testing.T) {
 		"budget=x,share=-1,share=NaN,": {budget: 0.01, share: 0.9},
 		"move=off,budget=2%":           {budget: 0.02, share: 0.9, stay: true},
 		"move=on":                      {budget: 0.01, share: 0.9},
+		"move=cache":                   {budget: 0.01, share: 0.9, cache: true},
 		"reserve=2,reserve=":           {budget: 0.01, share: 0.9},
 	} {
 		if got := c.mainOptions(text); got != want {

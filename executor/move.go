@@ -2,17 +2,19 @@ package executor
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"pipefill"
 	"pipefill/api"
 )
 
-// State of a main job that its program moves out of the device over bubbles,
-// for a fill job whose plan counts on its room: the plan's Move is written into
-// the control page, and the plan is handed out once the program has done it. The
-// program asks once an iteration (pf_moves), and in control iterations nothing
-// moves, so that the governor sees what moving costs. Whatever is odd, the state
-// stays where it is, for the rest of the main job.
+// What a main job's program moves out of the device over bubbles, for a fill job
+// whose plan counts on its room: its optimizer state, and where its owner lets it
+// (move=cache) the blocks that its allocator keeps. The plan's Move is written
+// into the control page, and the plan is handed out once the program has done it.
+// The program asks once an iteration (pf_moves, pf_releases), and in control
+// iterations nothing moves, so that the governor sees what moving costs. Whatever
+// is odd, all of it stays where it is, for the rest of the main job.
 
 // What pipefilld.yaml's move_state says.
 const (
@@ -20,17 +22,35 @@ const (
 	movePlan = "plan"
 )
 
-// mayMove tells whether the state of a device's main job may leave at all.
-func (n *node) mayMove(m *mainJob, d *mainDevice) bool {
-	return n.cfg.MoveState == movePlan && !m.options.stay && !m.options.off && !m.ending && d.noMove == ""
+// moveNames name what moves, as it stays.
+var moveNames = map[string]string{api.MoveOptimizer: "optimizer state, which stays", api.MoveCache: "cached blocks, which stay"}
+
+// moved is what a main job's page says of one kind of what it could move.
+type moved struct{ bytes, outNs, inNs, times *atomic.Uint64 }
+
+func (d *mainDevice) moved(kind string) moved {
+	page := d.main.at
+	if kind == api.MoveCache {
+		return moved{&page.CacheBytes, &page.CacheOutNs, &page.CacheInNs, &page.CacheTimes}
+	}
+	return moved{&page.MoveBytes, &page.MoveOutNs, &page.MoveInNs, &page.MoveTimes}
 }
 
-// moveWord is the control page's move.
-func (n *node) moveWord(m *mainJob, d *mainDevice, enabled bool) uint32 {
+// mayMove tells whether what is of a kind may leave a device of a main job at all.
+func (n *node) mayMove(m *mainJob, d *mainDevice, kind string) bool {
+	may := m.options.cache
+	if kind == api.MoveOptimizer {
+		may = !m.options.stay
+	}
+	return may && n.cfg.MoveState == movePlan && !m.options.off && !m.ending && d.noMove == ""
+}
+
+// moveWord is the control page's move, or cache.
+func (n *node) moveWord(m *mainJob, d *mainDevice, kind string, enabled bool) uint32 {
 	switch {
-	case !n.mayMove(m, d):
+	case !n.mayMove(m, d, kind):
 		return 0
-	case !enabled || d.fill == nil || d.fill.rec.Move == nil:
+	case !enabled || d.fill == nil || d.fill.rec.Move == nil || d.fill.rec.Move.Kind != kind:
 		return moveTell
 	}
 	move := d.fill.rec.Move
@@ -39,16 +59,44 @@ func (n *node) moveWord(m *mainJob, d *mainDevice, enabled bool) uint32 {
 
 // movable is what the main job's program says could leave: its own word,
 // bounded.
-func (n *node) movable(m *mainJob, d *mainDevice) *api.Movable {
-	page := d.main.at
-	told := api.Movable{
-		Bytes: int64(min(page.MoveBytes.Load(), 1<<50)),
-		OutNs: int64(min(page.MoveOutNs.Load(), uint64(longestBubble))), InNs: int64(min(page.MoveInNs.Load(), uint64(longestBubble))),
+func (n *node) movable(m *mainJob, d *mainDevice) []api.Movable {
+	var all []api.Movable
+	for _, kind := range []string{api.MoveOptimizer, api.MoveCache} {
+		page := d.moved(kind)
+		told := api.Movable{
+			Kind: kind, Bytes: int64(min(page.bytes.Load(), 1<<50)),
+			OutNs: int64(min(page.outNs.Load(), uint64(longestBubble))), InNs: int64(min(page.inNs.Load(), uint64(longestBubble))),
+		}
+		if kind == api.MoveCache {
+			bubble := int(min(d.main.at.CacheBubble.Load(), 255))
+			told.Bubble = &bubble
+		}
+		if n.mayMove(m, d, kind) && told.Bytes > 0 {
+			all = append(all, told)
+		}
 	}
-	if !n.mayMove(m, d) || told.Bytes == 0 {
-		return nil
+	return all
+}
+
+// canMove tells whether a plan's move is one of what the program says it could.
+func (n *node) canMove(m *mainJob, d *mainDevice, move *api.PlanMove) bool {
+	return n.moves(m, d, move, move.Bytes)
+}
+
+// keepsMove tells whether a move that is done can go on. What an allocator keeps
+// changes a little all the time: while there is less of it than the plan counts
+// on its job leaves the bubble alone, and the controller makes another plan.
+func (n *node) keepsMove(m *mainJob, d *mainDevice, move *api.PlanMove) bool {
+	if move.Kind == api.MoveCache {
+		return n.moves(m, d, move, 1)
 	}
-	return &told
+	return n.canMove(m, d, move)
+}
+
+func (n *node) moves(m *mainJob, d *mainDevice, move *api.PlanMove, atLeast int64) bool {
+	return slices.ContainsFunc(n.movable(m, d), func(told api.Movable) bool {
+		return told.Kind == move.Kind && told.Bytes >= atLeast && (told.Bubble == nil || *told.Bubble == move.Out && *told.Bubble == move.In)
+	})
 }
 
 // takeMove has the state leave that a plan counts on. It tells whether the plan
@@ -60,14 +108,13 @@ func (n *node) takeMove(f *fillJob, p api.Plan) bool {
 		return true // the move before ends once the job follows this plan (tickMove)
 	}
 	m := n.mains[f.rec.Assignment.MainJob.JobID]
-	told := n.movable(m, d)
-	if told == nil || told.Bytes < move.Bytes || move.Bytes <= 0 || move.Out < 0 || move.Out > move.In || move.In > 255 {
-		n.log.Warn("plan not taken: the main job's state does not leave the device", "assignment", p.Assignment, "device", d.device.ID)
+	if !n.canMove(m, d, move) || move.Bytes <= 0 || move.Out < 0 || move.Out > move.In || move.In > 255 {
+		n.log.Warn("plan not taken: what it counts on does not leave the device", "assignment", p.Assignment, "device", d.device.ID, "kind", move.Kind)
 		f.passOver(p.ID)
 		n.changed()
 		return false
 	}
-	inForce := f.rec.Move != nil && *f.rec.Move == *move && d.main.at.MoveTimes.Load() > f.moved
+	inForce := f.rec.Move != nil && *f.rec.Move == *move && d.moved(move.Kind).times.Load() > f.moved
 	rec := f.rec
 	rec.Move = move
 	if err := n.saveFill(f, rec); err != nil {
@@ -77,9 +124,9 @@ func (n *node) takeMove(f *fillJob, p api.Plan) bool {
 	if inForce {
 		return true
 	}
-	f.waiting, f.moved, f.cuts, f.follows = &p, d.main.at.MoveTimes.Load(), d.governor.cuts, false
+	f.waiting, f.moved, f.cuts, f.follows = &p, d.moved(move.Kind).times.Load(), d.governor.cuts, false
 	n.steer(m, d)
-	n.log.Info("state of the main job is to leave the device", "device", d.device.ID, "bytes", move.Bytes, "out", move.Out, "in", move.In)
+	n.log.Info("memory of the main job is to leave the device", "device", d.device.ID, "kind", move.Kind, "bytes", move.Bytes, "out", move.Out, "in", move.In)
 	return false
 }
 
@@ -95,7 +142,7 @@ func (n *node) tickMove(m *mainJob, d *mainDevice) {
 	if f == nil || f.rec.Move == nil || f.ended() || m.ending || d.main.at.Pid.Load() == 0 {
 		return
 	}
-	if told := n.movable(m, d); told == nil || told.Bytes < f.rec.Move.Bytes {
+	if !n.keepsMove(m, d, f.rec.Move) {
 		counts := f.countsOnMove()
 		n.endMove(f, "its program keeps it there")
 		if counts {
@@ -112,25 +159,26 @@ func (n *node) tickMove(m *mainJob, d *mainDevice) {
 	switch {
 	case d.governor.cuts > f.cuts:
 		n.endMove(f, "filling beside it slowed the main job by more than its budget")
-	case f.waiting != nil && d.main.at.MoveTimes.Load() > f.moved:
+	case f.waiting != nil && d.moved(f.rec.Move.Kind).times.Load() > f.moved:
 		n.handPlan(f, *f.waiting)
 	case f.waiting == nil && (f.plan.id != 0 && !f.plan.moves && at == f.plan.id || f.follows && at == 0):
 		n.dropMove(f) // it follows another one, or none any more
 	}
 }
 
-// endMove keeps the state on the device from now on. A fill job that counts on
+// endMove keeps what could move on the device from now on. A fill job that counts on
 // its room has to go.
 func (n *node) endMove(f *fillJob, why string) {
+	kind := f.rec.Move.Kind
 	f.device.noMove = why
-	n.log.Warn("state of the main job stays on the device from now on", "device", f.device.device.ID, "reason", why)
+	n.log.Warn("memory of the main job stays on the device from now on", "device", f.device.device.ID, "kind", kind, "reason", why)
 	counts := f.countsOnMove()
 	if f.waiting != nil {
 		f.passOver(f.waiting.ID)
 	}
 	n.dropMove(f)
 	if counts {
-		n.evict(f, pipefill.OutcomeEvicted, "its plan counts on the room of the main job's optimizer state, which stays on the device from now on: "+why, false)
+		n.evict(f, pipefill.OutcomeEvicted, "its plan counts on the room of the main job's "+moveNames[kind]+" on the device from now on: "+why, false)
 	}
 }
 
@@ -173,7 +221,7 @@ func (d *mainDevice) unmoved(c pipefill.BubbleCycle) pipefill.BubbleCycle {
 	}
 	i := slices.IndexFunc(c.Bubbles, func(b pipefill.Bubble) bool { return b.Index == d.fill.rec.Move.Out })
 	if i >= 0 {
-		c.Bubbles[i].DurationNs += int64(float64(min(d.main.at.MoveOutNs.Load(), uint64(longestBubble))) * min(d.governor.share, 1))
+		c.Bubbles[i].DurationNs += int64(float64(min(d.moved(d.fill.rec.Move.Kind).outNs.Load(), uint64(longestBubble))) * min(d.governor.share, 1))
 	}
 	return c
 }

@@ -24,7 +24,7 @@ func moving(t *testing.T) (*node, *fakeMeter, *fillJob, api.Plan) {
 	page.MoveInNs.Store(50e6)
 	page.MoveBytes.Store(2 << 30)
 	n.tickMain(n.mains[100])
-	return n, m, f, api.Plan{Assignment: 7, ID: 11, Text: json.RawMessage(`{}`), Move: &api.PlanMove{Out: 2, In: 5, Bytes: 1 << 30}}
+	return n, m, f, api.Plan{Assignment: 7, ID: 11, Text: json.RawMessage(`{}`), Move: &api.PlanMove{Kind: api.MoveOptimizer, Out: 2, In: 5, Bytes: 1 << 30}}
 }
 
 const movesNow = moveTell | moveOut | 2<<moveOutShift | 5<<moveInShift
@@ -32,7 +32,7 @@ const movesNow = moveTell | moveOut | 2<<moveOutShift | 5<<moveInShift
 func TestMove_ThePlanWaitsForTheState(t *testing.T) {
 	n, m, f, plan := moving(t)
 	main, d := n.mains[100], f.device
-	if told := n.mainDevices(main)[0].Movable; told == nil || *told != (api.Movable{Bytes: 2 << 30, OutNs: 40e6, InNs: 50e6}) {
+	if told := n.mainDevices(main)[0].Movable; len(told) != 1 || told[0] != (api.Movable{Kind: api.MoveOptimizer, Bytes: 2 << 30, OutNs: 40e6, InNs: 50e6}) {
 		t.Fatalf("%+v is told", told)
 	}
 	c := d.control.at
@@ -74,7 +74,7 @@ func TestMove_TheFenceKnowsOfTheRoom(t *testing.T) {
 	for extra, ends := range map[int64]bool{1 << 30: false, 1<<30 + 1<<20: true} {
 		n, m, f, pid := gpuNode(t, pipefill.ModeChunked)
 		n.mains[100].rec.Devices[0].HighBytes = 74 << 30 // of 80, less 2 and the job's 4
-		f.rec.Move = &api.PlanMove{Bytes: 1 << 30}
+		f.rec.Move = &api.PlanMove{Kind: api.MoveOptimizer, Bytes: 1 << 30}
 		m.uses = []device.Use{{Pid: pid, Bytes: 4<<30 + extra}}
 		n.lookAtMemory()
 		if (f.rec.Stopping != "") != ends {
@@ -108,6 +108,96 @@ func TestMove_NotWhereItMayNot(t *testing.T) {
 				t.Errorf("move %#x, told %+v", c.Move.Load(), told)
 			}
 		})
+	}
+}
+
+// Cached blocks leave where the main job's owner permits it, over the one bubble
+// that its program tells of, and by their own words in the pages.
+func TestMove_CachedBlocks(t *testing.T) {
+	for name, c := range map[string]struct {
+		options string
+		bubble  uint32
+		moves   bool
+	}{
+		"the owner permits it":        {"move=cache", 2, true},
+		"nobody has said so":          {"", 2, false},
+		"as the site has it":          {"move=on", 2, false},
+		"over another bubble by then": {"move=cache", 3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, _, f, plan := moving(t)
+			main, d := n.mains[100], f.device
+			main.options = n.cfg.mainOptions(c.options)
+			page := d.main.at
+			page.CacheOutNs.Store(4e6)
+			page.CacheInNs.Store(3e6)
+			page.CacheBubble.Store(c.bubble)
+			page.CacheBytes.Store(3 << 30)
+			n.tickMain(main)
+			told := n.mainDevices(main)[0].Movable
+			permits := c.options == "move=cache"
+			if len(told) == 2 != permits || told[0].Kind != api.MoveOptimizer || permits && (told[1].Kind != api.MoveCache || told[1].Bytes != 3<<30 || *told[1].Bubble != int(c.bubble)) {
+				t.Errorf("%+v is told", told)
+			}
+			plan.Move = &api.PlanMove{Kind: api.MoveCache, Out: 2, In: 2, Bytes: 3 << 30}
+			n.takePlan(plan)
+			n.tickMain(main)
+			word := uint32(0)
+			switch {
+			case c.moves:
+				word = moveTell | moveOut | 2<<moveOutShift | 2<<moveInShift
+			case permits:
+				word = moveTell
+			}
+			if at := d.control.at; at.Cache.Load() != word || at.Move.Load() != moveTell || at.Plan.Load() != 0 {
+				t.Errorf("cache %#x, move %#x, plan %d", at.Cache.Load(), at.Move.Load(), at.Plan.Load())
+			}
+			if !c.moves {
+				return
+			}
+			page.MoveTimes.Store(1) // of something else
+			n.tickMain(main)
+			if d.control.at.Plan.Load() != 0 {
+				t.Error("handed out before")
+			}
+			page.CacheTimes.Store(1)
+			n.tickMain(main)
+			if d.control.at.Plan.Load() != 11 || f.mayHold() != 7<<30 {
+				t.Errorf("plan %d, the job may hold %d", d.control.at.Plan.Load(), f.mayHold())
+			}
+			defer f.plan.close()
+			if cycle := d.unmoved(pipefill.BubbleCycle{Bubbles: []pipefill.Bubble{{Index: 2, DurationNs: 60e6}}}); cycle.Bubbles[0].DurationNs != 60e6+3.6e6 {
+				t.Errorf("%+v", cycle.Bubbles)
+			}
+			page.CacheBytes.Store(1 << 30) // a little less, and the controller will see
+			n.tickMain(main)
+			if d.control.at.Cache.Load() != word || f.rec.Stopping != "" {
+				t.Errorf("cache %#x, %q", d.control.at.Cache.Load(), f.rec.Assignment.Reason)
+			}
+			page.CacheBytes.Store(0)
+			n.tickMain(main)
+			if d.control.at.Cache.Load() != 0 || !strings.Contains(f.rec.Assignment.Reason, "cached blocks, which stay on the device") || f.killNs > n.mono() {
+				t.Errorf("cache %#x, %q", d.control.at.Cache.Load(), f.rec.Assignment.Reason)
+			}
+		})
+	}
+}
+
+// When the fill job leaves its allocator keeps what it has again.
+func TestMove_CachedBlocksStayOnceTheJobHasLeft(t *testing.T) {
+	n, _, f, _ := moving(t)
+	main, d := n.mains[100], f.device
+	main.options = n.cfg.mainOptions("move=cache")
+	d.main.at.CacheBytes.Store(1 << 30)
+	f.rec.Move = &api.PlanMove{Kind: api.MoveCache, Out: 0, In: 0, Bytes: 1 << 30}
+	n.tickMain(main)
+	if d.control.at.Cache.Load()&moveOut == 0 {
+		t.Errorf("cache %#x", d.control.at.Cache.Load())
+	}
+	n.unbind(d)
+	n.tickMain(main)
+	if d.control.at.Cache.Load() != moveTell {
+		t.Errorf("cache %#x once it has left", d.control.at.Cache.Load())
 	}
 }
 
@@ -198,7 +288,7 @@ func TestDaemon_HasStateMovedForAPlan(t *testing.T) {
 	s.node.changed()
 	within(t, 5*time.Second, "what could be moved to be told", func() bool {
 		mains := s.sync().Mains
-		return len(mains) == 1 && mains[0].Movable != nil && mains[0].Movable.Bytes == 1<<30
+		return len(mains) == 1 && len(mains[0].Movable) == 1 && mains[0].Movable[0].Bytes == 1<<30
 	})
 	word := func() uint32 {
 		s.node.mu.Lock()
@@ -206,7 +296,7 @@ func TestDaemon_HasStateMovedForAPlan(t *testing.T) {
 		return s.node.fills[7].device.control.at.Move.Load()
 	}
 	s.order(func(o *api.NodeOrders) {
-		o.Plans = []api.Plan{{Assignment: 7, ID: 11, Text: json.RawMessage(`{"version":1}`), Move: &api.PlanMove{Out: 2, In: 5, Bytes: 1 << 30}}}
+		o.Plans = []api.Plan{{Assignment: 7, ID: 11, Text: json.RawMessage(`{"version":1}`), Move: &api.PlanMove{Kind: api.MoveOptimizer, Out: 2, In: 5, Bytes: 1 << 30}}}
 	})
 	within(t, 5*time.Second, "the order to move", func() bool { return word() == movesNow })
 	if answer, _ := s.askPlan(t, 0); answer != "none\n" {

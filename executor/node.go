@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pipefill"
+	"pipefill/api"
 	"pipefill/executor/device"
 )
 
@@ -302,7 +303,8 @@ func (n *node) steer(m *mainJob, d *mainDevice) {
 		enabled = 0
 	}
 	c.Enabled.Store(enabled)
-	c.Move.Store(n.moveWord(m, d, enabled != 0))
+	c.Move.Store(n.moveWord(m, d, api.MoveOptimizer, enabled != 0))
+	c.Cache.Store(n.moveWord(m, d, api.MoveCache, enabled != 0))
 }
 
 func (m *mainJob) deviceIDs() []pipefill.DeviceID {

@@ -86,7 +86,13 @@ type mainPage struct {
 	MoveOutNs atomic.Uint64 `c:"move_out_ns"`
 	MoveInNs  atomic.Uint64 `c:"move_in_ns"`
 	MoveTimes atomic.Uint64 `c:"move_times"`
-	_         [800]byte
+
+	CacheBytes  atomic.Uint64 `c:"cache_bytes"`
+	CacheOutNs  atomic.Uint64 `c:"cache_out_ns"`
+	CacheInNs   atomic.Uint64 `c:"cache_in_ns"`
+	CacheTimes  atomic.Uint64 `c:"cache_times"`
+	CacheBubble atomic.Uint32 `c:"cache_bubble"`
+	_           [764]byte
 
 	Ring [ringEvents]pageEvent `c:"ring"`
 }
@@ -110,7 +116,8 @@ type controlPage struct {
 	FloorNs    atomic.Uint64 `c:"floor_ns"`
 	Plan       atomic.Uint64 `c:"plan"`
 	Move       atomic.Uint32 `c:"move"`
-	_          [3988]byte
+	Cache      atomic.Uint32 `c:"cache"`
+	_          [3984]byte
 }
 
 // fillPage is written by the fill job alone (struct pf_fill_page).

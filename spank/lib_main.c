@@ -139,6 +139,7 @@ static void begin_handle(struct pf_main *main)
 	PUBLISH(page->word, LOAD(page->word) & ~PF_WORD_OPEN);
 	STORE(page->next_begin_ns, 0);
 	STORE(page->move_bytes, 0);
+	STORE(page->cache_bytes, 0);
 	STORE(page->beat_ns, main->iteration_begin_ns);
 	PUBLISH(page->pid, (uint32_t) getpid());
 	main->alive = 1;
@@ -440,16 +441,11 @@ uint64_t pf_iteration_number(const struct pf_main *main)
 	return main && main->alive ? LOAD(main->page->iteration) : 0;
 }
 
-int pf_moves(const struct pf_main *main, uint64_t iteration, uint32_t *out,
-	     uint32_t *in)
+/* What a word of the control page says of an iteration: -1, 0 or 1. */
+static int moves(const struct pf_main *main, uint32_t move, uint64_t iteration)
 {
-	const struct pf_control_page *control;
-	uint32_t move;
+	const struct pf_control_page *control = main->control;
 
-	if (!main || !main->alive)
-		return -1;
-	control = main->control;
-	move = LOAD(control->move);
 	if (!(move & PF_MOVE_TELL))
 		return -1;
 	if (iteration == PF_THIS_ITERATION)
@@ -461,9 +457,39 @@ int pf_moves(const struct pf_main *main, uint64_t iteration, uint32_t *out,
 			       LOAD(control->control_ppm)) ||
 	    LOAD(control->beat_ns) + PF_BEAT_STALE_NS < now_ns())
 		return 0;
+	return 1;
+}
+
+int pf_moves(const struct pf_main *main, uint64_t iteration, uint32_t *out,
+	     uint32_t *in)
+{
+	uint32_t move;
+	int said;
+
+	if (!main || !main->alive)
+		return -1;
+	move = LOAD(main->control->move);
+	said = moves(main, move, iteration);
+	if (said <= 0)
+		return said;
 	*out = move >> PF_MOVE_OUT_SHIFT & 0xffu;
 	*in = move >> PF_MOVE_IN_SHIFT & 0xffu;
 	return *out <= *in;
+}
+
+int pf_releases(const struct pf_main *main, uint64_t iteration,
+		uint32_t *bubble)
+{
+	uint32_t move;
+	int said;
+
+	if (!main || !main->alive)
+		return -1;
+	move = LOAD(main->control->cache);
+	said = moves(main, move, iteration);
+	if (said > 0)
+		*bubble = move >> PF_MOVE_OUT_SHIFT & 0xffu;
+	return said;
 }
 
 void pf_movable(struct pf_main *main, uint64_t bytes, uint64_t out_ns,
@@ -477,6 +503,18 @@ void pf_movable(struct pf_main *main, uint64_t bytes, uint64_t out_ns,
 	PUBLISH(main->page->move_times, times);
 }
 
+void pf_releasable(struct pf_main *main, uint32_t bubble, uint64_t bytes,
+		   uint64_t out_ns, uint64_t in_ns, uint64_t times)
+{
+	if (!main || !main->alive)
+		return;
+	STORE(main->page->cache_bubble, bubble);
+	STORE(main->page->cache_out_ns, out_ns);
+	STORE(main->page->cache_in_ns, in_ns);
+	PUBLISH(main->page->cache_bytes, bytes);
+	PUBLISH(main->page->cache_times, times);
+}
+
 void pf_close(struct pf_main *main)
 {
 	if (!main)
@@ -485,6 +523,7 @@ void pf_close(struct pf_main *main)
 		pf_bubble_end(main);
 		STORE(main->page->next_begin_ns, 0);
 		STORE(main->page->move_bytes, 0);
+		STORE(main->page->cache_bytes, 0);
 		PUBLISH(main->page->pid, 0);
 		munmap(main->page, PF_MAIN_SIZE);
 		munmap((void *) main->control, PF_CONTROL_SIZE);

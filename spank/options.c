@@ -138,11 +138,16 @@ wrong:
 static int read_move(const char *value, struct pf_options *options,
 		     struct pf_error *rule)
 {
-	if (strcmp(value, "on") && strcmp(value, "off"))
-		return pf_error_set(rule, "write move=off, or move=on for what "
-					  "the site has");
-	options->move = !strcmp(value, "on");
-	return 0;
+	static const char *const words[] = { "off", "on", "cache" };
+	int i;
+
+	for (i = 0; i < 3; i++)
+		if (!strcmp(value, words[i])) {
+			options->move = i;
+			return 0;
+		}
+	return pf_error_set(rule, "write move=off, move=on for what the site "
+				  "has, or move=cache for cached blocks too");
 }
 
 static int read_profile(const char *value, struct pf_options *options,

@@ -22,7 +22,7 @@ struct pf_options {
 	int64_t reserve_bytes; /* reserve=2GiB */
 	int64_t share_ppm;     /* share=0.8 */
 	char allow[256];       /* allow=user:NAME+account:NAME */
-	int move;              /* move=on|off: 1, 0 */
+	int move;              /* move=off|on|cache: 0, 1, 2 */
 	int64_t mem_bytes;     /* mem=4GiB */
 	char profile[256];     /* profile=FILE */
 	char deadline[64];     /* deadline=TIME, as Slurm's --deadline */

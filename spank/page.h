@@ -38,6 +38,8 @@
 #define PF_MOVE_OUT 2u
 #define PF_MOVE_OUT_SHIFT 8u /* 8 bits: the index of bubble out */
 #define PF_MOVE_IN_SHIFT 16u /* 8 bits: the index of bubble in */
+/* control.cache: whether blocks that the main job's allocator keeps are to be
+ * given back over bubble out: MOVE_TELL, MOVE_OUT and out as in control.move. */
 
 #define PF_RING_EVENTS 1008u /* 1008 * 64 bytes + 1024 = 65536 */
 
@@ -111,7 +113,14 @@ struct pf_main_page {
 	_Atomic uint64_t move_out_ns; /* what its leaving takes */
 	_Atomic uint64_t move_in_ns;  /* and its coming back */
 	_Atomic uint64_t move_times;  /* how often it has left */
-	uint8_t pad3[800];
+
+	/* line 3 goes on, offset 224: of blocks that the allocator keeps */
+	_Atomic uint64_t cache_bytes;  /* what could be given back; 0: none */
+	_Atomic uint64_t cache_out_ns; /* what giving back takes */
+	_Atomic uint64_t cache_in_ns;  /* and taking again */
+	_Atomic uint64_t cache_times;  /* how often they were given back */
+	_Atomic uint32_t cache_bubble; /* the index of the bubble for that */
+	uint8_t pad4[764];
 
 	struct pf_event ring[PF_RING_EVENTS]; /* offset 1024 */
 };
@@ -144,7 +153,8 @@ struct pf_control_page {
 	_Atomic uint64_t plan;      /* 96: names the fill job's execution plan,
 				      which gate.sock hands out; 0: none */
 	_Atomic uint32_t move;      /* 104: PF_MOVE_...; 0: nothing of it */
-	uint8_t pad2[3988];
+	_Atomic uint32_t cache;     /* 108: likewise */
+	uint8_t pad2[3984];
 };
 
 #define PF_FILL_PROCESSES 64u
@@ -186,12 +196,14 @@ _Static_assert(offsetof(struct pf_main_page, next_begin_ns) == 120, "next");
 _Static_assert(offsetof(struct pf_main_page, beat_ns) == 128, "beat_ns");
 _Static_assert(offsetof(struct pf_main_page, stage) == 152, "stage");
 _Static_assert(offsetof(struct pf_main_page, move_bytes) == 192, "move_bytes");
+_Static_assert(offsetof(struct pf_main_page, cache_bytes) == 224, "cache");
 _Static_assert(offsetof(struct pf_main_page, ring) == 1024, "ring");
 _Static_assert(sizeof(struct pf_main_page) == PF_MAIN_SIZE, "main size");
 _Static_assert(offsetof(struct pf_control_page, seed) == 32, "seed");
 _Static_assert(offsetof(struct pf_control_page, fill_stop) == 80, "stop");
 _Static_assert(offsetof(struct pf_control_page, recording) == 84, "recording");
 _Static_assert(offsetof(struct pf_control_page, move) == 104, "move");
+_Static_assert(offsetof(struct pf_control_page, cache) == 108, "cache");
 _Static_assert(sizeof(struct pf_control_page) == PF_CONTROL_SIZE, "control");
 _Static_assert(offsetof(struct pf_fill_page, opening) == 64, "opening");
 _Static_assert(offsetof(struct pf_fill_page, process) == 128, "process");

@@ -95,6 +95,15 @@ uint64_t pf_iteration_number(const struct pf_main *main);
  * thread, one at a time. */
 void pf_movable(struct pf_main *main, uint64_t bytes, uint64_t out_ns,
 		uint64_t in_ns, uint64_t times);
+
+/* The same of memory that the program's allocator keeps without using it, where
+ * the trainer lets it (move=cache). 1: it is to be given back before *bubble
+ * begins, and taken again once that is over, before anything else of the
+ * program's goes on. pf_releasable tells of one bubble. */
+int pf_releases(const struct pf_main *main, uint64_t iteration,
+		uint32_t *bubble);
+void pf_releasable(struct pf_main *main, uint32_t bubble, uint64_t bytes,
+		   uint64_t out_ns, uint64_t in_ns, uint64_t times);
 void pf_close(struct pf_main *main);
 
 /* The device's name ("cpu:0-3"), valid until pf_close. */

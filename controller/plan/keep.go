@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"time"
 
 	"pipefill"
@@ -11,10 +12,10 @@ import (
 // judged.
 const ReplanApart = 5 * time.Second
 
-// Movable is state that the main job of a slot could move away, and what may be
-// spent on that. The zero value moves nothing.
+// Movable is what the main job of a slot could move away, one of it at a time,
+// and what may be spent on that. The zero value moves nothing.
 type Movable struct {
-	MainState
+	States  []MainState
 	Budget  float64 // of the main job's slow-down, as 0.01
 	Devices int     // of the main job: each of them waits for the slowest
 }
@@ -24,16 +25,24 @@ const (
 	// measured: its program waits twice for its device and then has its queue of
 	// launches to fill again, and the way back takes from the memory's bandwidth.
 	moveNs     = 2_000_000
-	moveShare  = 0.05 // of the way back
+	moveShare  = 0.05 // of the way back, where it runs beside what is computed
 	moveGain   = 0.1  // of what the plan gives without, at least
 	moveBudget = 0.5  // of the budget at most, as filling takes from it too
 )
 
-// pays tells whether a plan that moves state is worth what that may cost the
+// costNs is what moving a state takes from the main job in each iteration.
+func (s *MainState) costNs() float64 {
+	if s.Over != nil {
+		return moveNs + float64(s.InNs)
+	}
+	return moveNs + moveShare*float64(s.InNs)
+}
+
+// pays tells whether a plan that moves a state is worth what that may cost the
 // main job, over the best one that does not. One that does so already stays for
 // half the gain, lest it comes and goes.
-func (m *Movable) pays(c pipefill.BubbleCycle, with, without float64, already bool) bool {
-	cost, least := moveNs+moveShare*float64(m.InNs), moveGain*without
+func (m *Movable) pays(s *MainState, c pipefill.BubbleCycle, with, without float64, already bool) bool {
+	cost, least := s.costNs(), moveGain*without
 	if already {
 		least /= 2
 	}
@@ -41,11 +50,30 @@ func (m *Movable) pays(c pipefill.BubbleCycle, with, without float64, already bo
 	return cost <= moveBudget*m.Budget*float64(c.IterationNs) && gain >= least && gain >= cost*float64(max(m.Devices, 1))
 }
 
-// changed tells whether other state could be moved than a plan was made with, or
-// at another cost than it counts on.
-func (m *Movable) changed(now Movable, moves bool) bool {
+// state is the one of a name; nil: there is none.
+func (m *Movable) state(name string) *MainState {
+	i := slices.IndexFunc(m.States, func(s MainState) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &m.States[i]
+}
+
+// holds tells whether a move can still be done.
+func (m *Movable) holds(move *MainOffload) bool {
+	s := m.state(move.Name)
+	return s != nil && s.Bytes >= move.Bytes && (s.Over == nil || slices.Contains(s.Over, move.OutBubble))
+}
+
+// changed tells whether something else could be moved than a plan was made with,
+// or what it moves at another cost than it counts on.
+func (m *Movable) changed(now Movable, move *MainOffload) bool {
 	slower := func(before, after int64) bool { return float64(after) > (1+DriftThreshold)*float64(before) }
-	return m.Bytes != now.Bytes || moves && (slower(m.OutNs, now.OutNs) || slower(m.InNs, now.InNs))
+	return len(m.States) != len(now.States) || slices.ContainsFunc(now.States, func(s MainState) bool {
+		before := m.state(s.Name)
+		return before == nil || before.Bytes != s.Bytes || !slices.Equal(before.Over, s.Over) ||
+			move != nil && move.Name == s.Name && (slower(before.OutNs, s.OutNs) || slower(before.InNs, s.InNs))
+	})
 }
 
 // Kept is the plan that a running job is to follow. It is a value: Look returns
@@ -73,7 +101,7 @@ type Kept struct {
 func (k *Kept) Look(c pipefill.BubbleCycle, m Movable, p Profile, at Position, atPlan uint64, nowMs int64) (next *Kept, drift float64) {
 	if k != nil {
 		drift = Drift(k.cycle, c)
-		if drift <= DriftThreshold && !k.movable.changed(m, k.Move != nil) || nowMs-k.triedMs < ReplanApart.Milliseconds() {
+		if drift <= DriftThreshold && !k.movable.changed(m, k.Move) || nowMs-k.triedMs < ReplanApart.Milliseconds() {
 			return nil, drift
 		}
 	}
@@ -98,34 +126,38 @@ func (k *Kept) Look(c pipefill.BubbleCycle, m Movable, p Profile, at Position, a
 			next.Move = &handed.MainOffload[0]
 		}
 		return next, drift
-	case k != nil && (k.Move == nil || m.Bytes >= k.Move.Bytes):
+	case k != nil && (k.Move == nil || m.holds(k.Move)):
 		next.ID, next.Text, next.Rate, next.MadeMs, next.Move = k.ID, k.Text, k.Rate, k.MadeMs, k.Move
 	}
 	next.Why = err.Error()
 	return next, drift
 }
 
-// best is the best plan for a cycle, with state moved away where that pays, and
-// the cycle as it has it.
+// best is the best plan for a cycle, with what it gains most by moved away where
+// that pays, and the cycle as it has it.
 func (k *Kept) best(c pipefill.BubbleCycle, m Movable, p Profile, at []Position) (Revision, pipefill.BubbleCycle, error) {
-	stays, err := k.revise(c, p, at, Options{})
-	if m.Bytes <= 0 {
-		return stays, c, err
-	}
-	states := []MainState{m.MainState}
-	moved, movedErr := k.revise(c, p, at, Options{MainState: states})
-	if movedErr != nil || len(moved.Plan.MainOffload) == 0 {
-		return stays, c, err
-	}
-	without, ps := 0.0, []Profile{p}
+	ps := []Profile{p}
+	best, err := k.revise(c, p, at, Options{})
+	without, most, cycle := 0.0, 0.0, c
 	if err == nil {
-		without = UsefulNs(stays.Plan, ps)
+		without = UsefulNs(best.Plan, ps)
 	}
-	if !m.pays(c, UsefulNs(moved.Plan, ps), without, k != nil && k.Move != nil) {
-		return stays, c, err
+	for i := range m.States {
+		s := &m.States[i]
+		if s.Bytes <= 0 {
+			continue
+		}
+		moved, movedErr := k.revise(c, p, at, Options{MainState: []MainState{*s}})
+		if movedErr != nil || len(moved.Plan.MainOffload) == 0 {
+			continue
+		}
+		with := UsefulNs(moved.Plan, ps)
+		if gain := with - without - s.costNs(); gain > most && m.pays(s, c, with, without, k != nil && k.Move != nil && k.Move.Name == s.Name) {
+			most, best, err, cycle = gain, moved, nil, c
+			cycle.Bubbles = awayBubbles(c, moved.Plan, []MainState{*s})
+		}
 	}
-	c.Bubbles = awayBubbles(c, moved.Plan, states)
-	return moved, c, nil
+	return best, cycle, err
 }
 
 func (k *Kept) revise(c pipefill.BubbleCycle, p Profile, at []Position, o Options) (Revision, error) {

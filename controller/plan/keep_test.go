@@ -31,7 +31,15 @@ func long() pipefill.BubbleCycle {
 }
 
 func movable() Movable {
-	return Movable{MainState: MainState{Name: "optimizer", Bytes: 1 << 30, OutNs: 40e6, InNs: 60e6, Hidden: true}, Budget: 0.01, Devices: 8}
+	return Movable{States: []MainState{{Name: "optimizer", Bytes: 1 << 30, OutNs: 40e6, InNs: 60e6, Hidden: true}}, Budget: 0.01, Devices: 8}
+}
+
+// cached is movable with blocks that the main job's allocator keeps, over bubble
+// 4 alone, instead.
+func cached() Movable {
+	m := movable()
+	m.States[0] = MainState{Name: "cache", Bytes: 1 << 30, OutNs: 5e6, InNs: 6e6, Hidden: true, Over: []int{4}}
+	return m
 }
 
 func TestKept_MovesStateWhereThatPays(t *testing.T) {
@@ -39,15 +47,25 @@ func TestKept_MovesStateWhereThatPays(t *testing.T) {
 		change func(*Movable, *pipefill.BubbleCycle)
 		moves  *MainOffload
 	}{
-		"it pays":                           {func(*Movable, *pipefill.BubbleCycle) {}, &MainOffload{"optimizer", 1 << 30, 1, 7}},
-		"nothing can be moved":              {func(m *Movable, _ *pipefill.BubbleCycle) { *m = Movable{} }, nil},
-		"too little to help":                {func(m *Movable, _ *pipefill.BubbleCycle) { m.Bytes = 1 << 28 }, nil},
-		"beyond the budget":                 {func(m *Movable, _ *pipefill.BubbleCycle) { m.Budget = 0.004 }, nil},
-		"many devices wait for it":          {func(m *Movable, _ *pipefill.BubbleCycle) { m.Devices = 1000 }, nil},
-		"a longer way out than half of any": {func(m *Movable, _ *pipefill.BubbleCycle) { m.OutNs = 251e6 }, nil},
-		"only the long bubble has the time": {func(m *Movable, _ *pipefill.BubbleCycle) { m.OutNs = 101e6 }, &MainOffload{"optimizer", 1 << 30, 4, 7}},
-		"back before the iteration ends":    {func(m *Movable, _ *pipefill.BubbleCycle) { m.InNs = 151e6 }, &MainOffload{"optimizer", 1 << 30, 1, 4}},
-		"never back in time":                {func(m *Movable, _ *pipefill.BubbleCycle) { m.InNs = 901e6 }, nil},
+		"it pays":                             {func(*Movable, *pipefill.BubbleCycle) {}, &MainOffload{"optimizer", 1 << 30, 1, 7}},
+		"nothing can be moved":                {func(m *Movable, _ *pipefill.BubbleCycle) { *m = Movable{} }, nil},
+		"too little to help":                  {func(m *Movable, _ *pipefill.BubbleCycle) { m.States[0].Bytes = 1 << 28 }, nil},
+		"beyond the budget":                   {func(m *Movable, _ *pipefill.BubbleCycle) { m.Budget = 0.004 }, nil},
+		"many devices wait for it":            {func(m *Movable, _ *pipefill.BubbleCycle) { m.Devices = 1000 }, nil},
+		"a longer way out than half of any":   {func(m *Movable, _ *pipefill.BubbleCycle) { m.States[0].OutNs = 251e6 }, nil},
+		"only the long bubble has the time":   {func(m *Movable, _ *pipefill.BubbleCycle) { m.States[0].OutNs = 101e6 }, &MainOffload{"optimizer", 1 << 30, 4, 7}},
+		"back before the iteration ends":      {func(m *Movable, _ *pipefill.BubbleCycle) { m.States[0].InNs = 151e6 }, &MainOffload{"optimizer", 1 << 30, 1, 4}},
+		"never back in time":                  {func(m *Movable, _ *pipefill.BubbleCycle) { m.States[0].InNs = 901e6 }, nil},
+		"cached blocks, over their bubble":    {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached() }, &MainOffload{"cache", 1 << 30, 4, 4}},
+		"which is not there":                  {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached(); m.States[0].Over[0] = 5 }, nil},
+		"the main job waits for them":         {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached(); m.States[0].InNs = 9e6 }, nil},
+		"longer to give back than half of it": {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached(); m.States[0].OutNs = 251e6 }, nil},
+		"what gives more of the two":          {func(m *Movable, _ *pipefill.BubbleCycle) { m.States = append(cached().States, m.States...) }, &MainOffload{"optimizer", 1 << 30, 1, 7}},
+		"the other, where one costs too much": {func(m *Movable, _ *pipefill.BubbleCycle) {
+			m.States[0].OutNs = 251e6
+			m.States = append(m.States, cached().States...)
+		},
+			&MainOffload{"cache", 1 << 30, 4, 4}},
 		"half of it has room as it is": {func(_ *Movable, c *pipefill.BubbleCycle) {
 			for i := range c.Bubbles {
 				c.Bubbles[i].FreeBytes = 2 << 30
@@ -105,13 +123,29 @@ func TestKept_PlansAnewWhenWhatCanBeMovedChanges(t *testing.T) {
 	}
 	// It turns out to take longer, and the plan with it.
 	slower := movable()
-	slower.OutNs = 101e6
+	slower.States[0].OutNs = 101e6
 	if next, _ := moves.Look(c, slower, p, Position{}, 0, 20000); next == nil || next.Move == nil || next.Move.OutBubble != 4 {
 		t.Errorf("%+v", next)
 	}
 	// The main job keeps it: a plan without, if there is any.
 	if next, _ := moves.Look(c, Movable{}, p, Position{}, 0, 20000); next == nil || next.Move != nil || next.ID == 0 {
 		t.Errorf("%+v", next)
+	}
+	// Cached blocks are to be had as well, and over another bubble then.
+	both := movable()
+	both.States = append(both.States, cached().States...)
+	next, _ := moves.Look(c, both, p, Position{}, 0, 20000)
+	if next == nil || next.Move.Name != "optimizer" {
+		t.Fatalf("%+v", next)
+	}
+	if again, _ := next.Look(c, both, p, Position{}, 0, 30000); again != nil {
+		t.Errorf("nothing has changed: %+v", again)
+	}
+	other := movable()
+	other.States = append(other.States, cached().States...)
+	other.States[1].Over = []int{7}
+	if again, _ := next.Look(c, other, p, Position{}, 0, 30000); again == nil {
+		t.Error("another bubble is not seen")
 	}
 	p.Configs = p.Configs[1:]
 	only, _ := none.Look(c, movable(), p, Position{}, 0, 0)
@@ -120,6 +154,23 @@ func TestKept_PlansAnewWhenWhatCanBeMovedChanges(t *testing.T) {
 	}
 	if next, _ := only.Look(c, Movable{}, p, Position{}, 0, 20000); next == nil || next.ID != 0 || next.Move != nil || next.Why == "" {
 		t.Errorf("a plan that counts on what stays: %+v", next)
+	}
+	// No plan fits bubbles that have become short: the one before stays, unless what
+	// it counts on is of another bubble now.
+	blocks, _ := none.Look(c, cached(), p, Position{}, 0, 0)
+	if blocks.Move == nil || blocks.Move.Name != "cache" {
+		t.Fatalf("%+v", blocks)
+	}
+	short, elsewhere := long(), cached()
+	for i := range short.Bubbles {
+		short.Bubbles[i].DurationNs = 1e6
+	}
+	elsewhere.States[0].Over = []int{7}
+	if next, _ := blocks.Look(short, cached(), p, Position{}, 0, 20000); next == nil || next.ID != blocks.ID {
+		t.Errorf("%+v", next)
+	}
+	if next, _ := blocks.Look(short, elsewhere, p, Position{}, 0, 20000); next == nil || next.ID != 0 {
+		t.Errorf("%+v", next)
 	}
 }
 
@@ -131,7 +182,7 @@ func TestMovable_PaysNotNowAndThen(t *testing.T) {
 		already bool
 		want    bool
 	}{{1.11e9, false, true}, {1.09e9, false, false}, {1.09e9, true, true}, {1.04e9, true, false}} {
-		if got := m.pays(c, x.with, 1e9, x.already); got != x.want {
+		if got := m.pays(&m.States[0], c, x.with, 1e9, x.already); got != x.want {
 			t.Errorf("%+v: %v", x, got)
 		}
 	}

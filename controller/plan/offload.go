@@ -19,10 +19,18 @@ type MainState struct {
 	// and comes back after one, beside what is computed then, twice as long as
 	// that takes before the iteration ends.
 	Hidden bool
+	// Over are the bubbles that it may be away over, each by itself, by their
+	// indices: of what the main job has to have back when a bubble ends, whose
+	// coming back it waits for. Nil: over any, and as many as there are.
+	Over []int
 }
 
 // fits tells whether state can be away from bubble out to bubble in.
 func (s *MainState) fits(bubbles []pipefill.Bubble, out, in int, iterationNs int64) bool {
+	if s.Over != nil {
+		index := bubbles[out].Index
+		return out == in && 2*s.OutNs <= bubbles[out].DurationNs && slices.Contains(s.Over, index)
+	}
 	if s.Hidden {
 		return 2*s.OutNs <= bubbles[out].DurationNs && bubbles[in].StartNs+bubbles[in].DurationNs+2*s.InNs <= iterationNs
 	}
@@ -40,7 +48,7 @@ func without(bubbles []pipefill.Bubble, s MainState, out, in int) []pipefill.Bub
 		changed[j].FreeBytes = min(changed[j].FreeBytes+s.Bytes, most)
 	}
 	changed[out].DurationNs -= s.OutNs
-	if !s.Hidden {
+	if !s.Hidden && s.Over == nil {
 		changed[in].DurationNs -= s.InNs
 	}
 	return changed

@@ -58,6 +58,11 @@ int pf_stream_moves(const struct pf_stream *handle, uint32_t *out,
 		    uint32_t *in);
 void pf_stream_movable(struct pf_stream *handle, uint64_t bytes,
 		       uint64_t out_ns, uint64_t in_ns, uint64_t times);
+/* As pf_releases and pf_releasable. */
+int pf_stream_releases(const struct pf_stream *handle, uint32_t *bubble);
+void pf_stream_releasable(struct pf_stream *handle, uint32_t bubble,
+			  uint64_t bytes, uint64_t out_ns, uint64_t in_ns,
+			  uint64_t times);
 
 /* What is held now is known to be there: it is released at once. Any thread. */
 void pf_stream_ready(struct pf_stream *handle);

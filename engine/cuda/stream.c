@@ -244,6 +244,20 @@ int pf_stream_moves(const struct pf_stream *s, uint32_t *out, uint32_t *in)
 	return pf_moves(s->main, s->iteration, out, in);
 }
 
+int pf_stream_releases(const struct pf_stream *s, uint32_t *bubble)
+{
+	if (!s || atomic_load(&s->failed))
+		return -1;
+	return pf_releases(s->main, s->iteration, bubble);
+}
+
+void pf_stream_releasable(struct pf_stream *s, uint32_t bubble, uint64_t bytes,
+			  uint64_t out_ns, uint64_t in_ns, uint64_t times)
+{
+	if (s)
+		pf_releasable(s->main, bubble, bytes, out_ns, in_ns, times);
+}
+
 void pf_stream_movable(struct pf_stream *s, uint64_t bytes, uint64_t out_ns,
 		       uint64_t in_ns, uint64_t times)
 {

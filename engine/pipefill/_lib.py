@@ -37,6 +37,8 @@ _LATER = {
     "pf_moves": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint32),
                                 ctypes.POINTER(ctypes.c_uint32)]),
     "pf_movable": (None, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64]),
+    "pf_releases": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint32)]),
+    "pf_releasable": (None, [ctypes.c_void_p, ctypes.c_uint32] + 4 * [ctypes.c_uint64]),
     "pf_fill_bubble": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint64)]),
     "pf_fill_plan_id": (ctypes.c_uint64, [ctypes.c_void_p]),
     "pf_fill_plan": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)]),
@@ -46,7 +48,8 @@ _LATER = {
 # Calls that only store: ctypes.PyDLL keeps the interpreter lock over them, which is what makes them cheap. The
 # others may wait, and must let other threads run meanwhile.
 _STORES = ("pf_bubble_begin", "pf_bubble_end", "pf_iteration", "pf_free_bytes", "pf_stage", "pf_recording", "pf_work",
-           "pf_moves", "pf_movable", "pf_fill_left", "pf_fill_yield", "pf_fill_stopping", "pf_fill_bubble",
+           "pf_moves", "pf_movable", "pf_releases", "pf_releasable",
+           "pf_fill_left", "pf_fill_yield", "pf_fill_stopping", "pf_fill_bubble",
            "pf_fill_plan_id", "pf_fill_at")
 
 

@@ -75,6 +75,15 @@ def moves_of(function, *arguments):
     return (out_bubble.value, in_bubble.value) if said else ()
 
 
+def releases_of(function, *arguments):
+    """What pf_releases or pf_stream_releases says, as Main.releases() returns it."""
+    index = ctypes.c_uint32()
+    said = function(*arguments, ctypes.byref(index))
+    if said < 0:
+        return None
+    return index.value if said else ()
+
+
 class Main(Phases):
     """One device of a main job.
 
@@ -138,6 +147,19 @@ class Main(Phases):
         stay from now on."""
         if self._handle is not None and self._library.pf_movable is not None:
             self._library.pf_movable(self._handle, size, out_ns, in_ns, times)
+
+    def releases(self):
+        """The index of a bubble of this iteration: memory that the allocator keeps is to be given back before it begins,
+        and taken again once it is over. (): in none, but what could be is to be told; None: nothing of it is wanted."""
+        if self._handle is None or self._library.pf_releases is None:
+            return None
+        return releases_of(self._library.pf_releases, self._handle, _THIS_ITERATION)
+
+    def releasable(self, index, size, out_ns, in_ns, times):
+        """Tells how many bytes could be given back over bubble index, what that and taking them again take, and how often
+        they were given back; 0 bytes: none from now on."""
+        if self._handle is not None and self._library.pf_releasable is not None:
+            self._library.pf_releasable(self._handle, index, size, out_ns, in_ns, times)
 
     @property
     def attached(self):

@@ -9,7 +9,7 @@ is announced, and nothing held, where the driver or a call fails.
 import ctypes
 import os
 
-from .bubble import INDICES, Phases, moves_of
+from .bubble import INDICES, Phases, moves_of, releases_of
 
 _SIGNATURES = {
     "pf_stream_open": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]),
@@ -19,6 +19,8 @@ _SIGNATURES = {
     "pf_stream_iteration": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
     "pf_stream_moves": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32)]),
     "pf_stream_movable": (None, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64]),
+    "pf_stream_releases": (ctypes.c_int, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32)]),
+    "pf_stream_releasable": (None, [ctypes.c_void_p, ctypes.c_uint32] + 4 * [ctypes.c_uint64]),
     "pf_stream_ready": (None, [ctypes.c_void_p]),
     "pf_stream_holds": (ctypes.c_int, [ctypes.c_void_p]),
     "pf_stream_failed": (ctypes.c_char_p, [ctypes.c_void_p]),
@@ -143,6 +145,15 @@ class Main(Phases):
         """As bubble.Main.movable."""
         if self._handle is not None:
             self._library.pf_stream_movable(self._handle, size, out_ns, in_ns, times)
+
+    def releases(self):
+        """As bubble.Main.releases, of the iteration that was enqueued last."""
+        return releases_of(self._library.pf_stream_releases, self._handle) if self._handle is not None else None
+
+    def releasable(self, index, size, out_ns, in_ns, times):
+        """As bubble.Main.releasable."""
+        if self._handle is not None:
+            self._library.pf_stream_releasable(self._handle, index, size, out_ns, in_ns, times)
 
     def ready(self):
         """What is held now is known to be there."""

@@ -7,7 +7,6 @@ import os
 import time
 import types
 import unittest
-import warnings
 from unittest import mock
 
 import fake_daemon
@@ -285,14 +284,11 @@ class FakeCuda:
     """torch.cuda's memory."""
 
     def __init__(self):
-        self.free, self.looks, self.emptied = 10, 0, 0
+        self.free, self.looks = 10, 0
 
     def mem_get_info(self):
         self.looks += 1
         return self.free, 100
-
-    def empty_cache(self):
-        self.emptied += 1
 
 
 class TestMemory(unittest.TestCase):
@@ -325,22 +321,6 @@ class TestMemory(unittest.TestCase):
         self.assertEqual(main.freed[0], 4)
         self.run_iterations(free, main, memory.KEPT * memory.EVERY)
         self.assertEqual(main.freed[0], 8)
-
-    def test_releases_only_where_it_is_told_to(self):
-        cuda = FakeCuda()
-        with mock.patch.dict(os.environ, {"PIPEFILL_RELEASE": "2"}):
-            free = memory.Free(cuda)
-        self.run_iterations(free, HoldingMain(), 3)
-        self.assertEqual(cuda.emptied, 3)
-        self.assertEqual(list(free.costs_ns), [2])
-        self.run_iterations(memory.Free(cuda), HoldingMain(), 3)
-        self.assertEqual(cuda.emptied, 3)
-
-    def test_a_mistake_is_said(self):
-        with mock.patch.dict(os.environ, {"PIPEFILL_RELEASE": "2,x"}), warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            memory.Free(FakeCuda())
-        self.assertRegex(str(said[0].message), "PIPEFILL_RELEASE='2,x': 'x' is no bubble's index: write them as 2,5")
 
     def test_hooks_use_it(self):
         main, cuda = HoldingMain(), FakeCuda()

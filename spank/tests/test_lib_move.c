@@ -31,6 +31,38 @@ static void test_asked(struct fake_daemon *d, struct pf_main *main)
 	       "never over none");
 }
 
+static void test_cache(struct fake_daemon *d, struct pf_main *main)
+{
+	uint32_t bubble = 77;
+
+	tap_ok(pf_releases(main, PF_THIS_ITERATION, &bubble) == -1,
+	       "the allocator keeps what it has at first");
+	d->control->move = order(2, 5);
+	tap_ok(pf_releases(main, PF_THIS_ITERATION, &bubble) == -1,
+	       "also when optimizer state leaves");
+	d->control->cache = PF_MOVE_TELL;
+	tap_ok(!pf_releases(main, PF_THIS_ITERATION, &bubble) && bubble == 77,
+	       "what it could give back is to be told");
+	d->control->cache =
+		PF_MOVE_TELL | PF_MOVE_OUT | 3u << PF_MOVE_OUT_SHIFT;
+	tap_ok(pf_releases(main, PF_THIS_ITERATION, &bubble) == 1 &&
+		       bubble == 3,
+	       "and is given back over bubble 3");
+	d->control->enabled = 0;
+	tap_ok(!pf_releases(main, PF_THIS_ITERATION, &bubble),
+	       "not where nothing is filled");
+	d->control->enabled = 1;
+	d->control->move = 0;
+	tap_ok(pf_moves(main, PF_THIS_ITERATION, &bubble, &bubble) == -1,
+	       "which has no optimizer state leave");
+	d->control->cache = 0;
+	pf_releasable(main, 9, 1, 2, 3, 4);
+	tap_ok(d->main->cache_bubble == 9 && d->main->cache_bytes == 1 &&
+		       d->main->cache_out_ns == 2 &&
+		       d->main->cache_in_ns == 3 && d->main->cache_times == 4,
+	       "what could be given back stands in its page");
+}
+
 static void test_taken_back(struct fake_daemon *d, struct pf_main *main)
 {
 	uint32_t out, in;
@@ -84,13 +116,18 @@ int main(void)
 	tap_ok(pf_moves(NULL, 0, &out, &in) == -1 && !pf_iteration_number(NULL),
 	       "without a daemon nothing moves");
 	pf_movable(NULL, 1, 2, 3, 4);
+	tap_ok(pf_releases(NULL, 0, &out) == -1, "and nothing is given back");
+	pf_releasable(NULL, 1, 2, 3, 4, 5);
 	fake_start(&d, FAKE_NONE);
 	d.control->enabled = 1;
 	d.control->beat_ns = fake_now() + 1000000000u;
 	d.main->move_bytes = 99; /* of a handle before this one */
+	d.main->cache_bytes = 99;
 	main = pf_open(NULL);
-	if (tap_ok(main && !d.main->move_bytes, "the main side opens")) {
+	if (tap_ok(main && !d.main->move_bytes && !d.main->cache_bytes,
+		   "the main side opens")) {
 		test_asked(&d, main);
+		test_cache(&d, main);
 		test_taken_back(&d, main);
 		test_control(&d, main);
 		pf_movable(main, 1, 2, 3, 4);
@@ -100,7 +137,8 @@ int main(void)
 		       "what could leave stands in its page");
 	}
 	pf_close(main);
-	tap_ok(!d.main->move_bytes, "and is gone with it");
+	tap_ok(!d.main->move_bytes && !d.main->cache_bytes,
+	       "and is gone with it");
 	fake_stop(&d);
 	return tap_done();
 }

@@ -17,6 +17,7 @@ static const struct {
 	{ "allow=user:ann+account:physics", PF_ROLE_MAIN },
 	{ "move=off,budget=1%", PF_ROLE_MAIN },
 	{ "move=on", PF_ROLE_MAIN },
+	{ "move=cache", PF_ROLE_MAIN },
 	{ "fill", PF_ROLE_FILL },
 	{ "fill,mem=4GiB,profile=/a/b.json,deadline=2026-12-24T18:00:00,"
 	  "mode=chunked",
@@ -45,7 +46,7 @@ static const struct {
 	{ "allow=user:", "write users and accounts" },
 	{ "allow=user:a+", "write users and accounts" },
 	{ "allow=user:a b", "write users and accounts" },
-	{ "move=yes", "move=yes: write move=off, or move=on" },
+	{ "move=yes", "move=yes: write move=off, move=on" },
 	{ "move", "the key move needs a value" },
 	{ "fill,move=off", "a job is one of the two" },
 	{ "off=1", "takes no value" },
@@ -86,6 +87,8 @@ static void test_parse(void)
 	       "values arrive");
 	(void) pf_options_parse("move=off", &options, &error);
 	tap_ok(options.move == 0, "move=off arrives");
+	(void) pf_options_parse("move=cache", &options, &error);
+	tap_ok(options.move == 2, "and move=cache");
 }
 
 static void test_random(void)

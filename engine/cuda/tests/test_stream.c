@@ -224,8 +224,20 @@ static void test_moves(void)
 	pf_stream_movable(s, 1 << 20, 2, 3, 4);
 	tap_ok(d.main->move_bytes == 1 << 20 && d.main->move_times == 4,
 	       "what could move is told");
+	tap_ok(pf_stream_releases(s, &out) == -1,
+	       "nothing is to be given back");
+	d.control->control_ppm = 0;
+	d.control->cache = PF_MOVE_TELL | PF_MOVE_OUT | 5u << PF_MOVE_OUT_SHIFT;
+	tap_ok(pf_stream_releases(s, &out) == 1 && out == 5,
+	       "until it is, over bubble 5");
+	pf_stream_releasable(s, 5, 1 << 20, 2, 3, 4);
+	tap_ok(d.main->cache_bytes == 1 << 20 && d.main->cache_bubble == 5,
+	       "what could be is told");
 	pf_stream_close(s);
-	tap_ok(pf_stream_moves(NULL, &out, &in) == -1, "no handle, no move");
+	tap_ok(pf_stream_moves(NULL, &out, &in) == -1 &&
+		       pf_stream_releases(NULL, &out) == -1,
+	       "no handle, no move");
+	pf_stream_releasable(NULL, 1, 2, 3, 4, 5);
 	pf_stream_movable(NULL, 1, 2, 3, 4);
 	fake_stop(&d);
 }

@@ -16,7 +16,7 @@ import warnings
 
 from .. import bubble, stream
 from ..bubble import PHASE, Kind
-from . import away, memory, notes
+from . import away, cache, memory, notes
 
 # What happens on a rank, in order: waits for what one of these words names, and things that are only noted.
 RECV_F = "recv_f"  # an activation of the stage before
@@ -183,7 +183,7 @@ class Waits:
         self._astray = False  # this iteration is not as the last one was
         self._ended_ns = 0
         self.memory = None  # what learns a device's free memory
-        self.away = None  # what moves optimizer state out, where that is asked for, on a GPU
+        self.movers = []  # what moves memory out of a GPU, where that is asked for (away.Away, cache.Cache)
         self._index = None  # of the bubble that is announced, where something is moved
         self._posted = None  # what was posted last, with nothing since
         self._early = False  # the next wait's bubble has begun already
@@ -201,7 +201,7 @@ class Waits:
 
     def _iteration(self, key, training, stage):
         if self.main is None:
-            self.main, self.memory, self.away = place()
+            self.main, self.memory, self.movers = place()
         self._thread = threading.get_ident()
         if not self._placed:
             self._placed = True
@@ -212,16 +212,16 @@ class Waits:
         self._shut()
         if self._cycle is not None:
             self._cycle.learn(self.main)
-        if self.away is not None:
-            self.away.iteration()  # had its bubble not come
+        for mover in self.movers:
+            mover.iteration()  # had its bubble not come
         self._cycle = None
         if not training:
             return
         self.main.iteration()
         if self.memory is not None:
             self.memory.iteration()
-        if self.away is not None:
-            self.away.ask(self.main)
+        for mover in self.movers:
+            mover.ask(self.main)
         cycle = self._cycles.get(key)
         if cycle is None:
             # Indices rise within an iteration. A key that comes when they are used up begins again at 0: what was
@@ -297,11 +297,12 @@ class Waits:
             return True
         announce = cycle.announcers[position]
         if announce is not None:
-            if self.away is not None:
+            if self.movers:
                 self._index = cycle.numbers[position]
-                self.away.begin(self._index)
+                for mover in self.movers:
+                    mover.begin(self._index)
             if self.memory is not None:
-                self.memory.at(cycle.numbers[position], self.main, self.away.unsaid if self.away is not None else 0)
+                self.memory.at(cycle.numbers[position], self.main, sum(mover.unsaid for mover in self.movers))
             announce()
         self._open = cycle.open_after[position]
         return True
@@ -319,7 +320,8 @@ class Waits:
         self.main.end()
         if self._index is not None:
             index, self._index = self._index, None
-            self.away.end(index)
+            for mover in self.movers:
+                mover.end(index)
 
     def _shut(self):
         if self._open:
@@ -401,23 +403,24 @@ class Waits:
         self.notes.close()
         if self.main is not None:
             self.main.close()
-        if self.away is not None:
-            self.away.close()
+        for mover in self.movers:
+            mover.close()
 
 
 def place():
-    """What this process's bubbles are announced to, what learns its device's free memory, and what moves optimizer state
-    away from it: (Main, Free, Away).
+    """What this process's bubbles are announced to, what learns its device's free memory, and what moves memory out of it:
+    (Main, Free, [Away, Cache]).
 
     A process that has opened a GPU by its first iteration computes there; else there is no device memory.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return bubble.Main(), None, None
+        return bubble.Main(), None, []
     main = stream.Main(lambda: torch.cuda.current_stream().cuda_stream)
     if not main.attached and os.environ.get("PIPEFILL_DIR"):
         raise OSError(main.why)
-    return main, memory.Free(torch.cuda), away.wanted(torch)
+    movers = [away.wanted(torch), cache.Cache(torch)]
+    return main, memory.Free(torch.cuda), [mover for mover in movers if mover is not None]
 
 
 _process = None

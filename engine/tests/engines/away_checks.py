@@ -38,7 +38,7 @@ class Main:
     def moves(self):
         pass
 
-    end = iteration = close = recording = movable = begin
+    end = iteration = close = recording = movable = releases = releasable = begin
 
 
 class Device:
@@ -88,7 +88,8 @@ class Trainer:
         self.optimizer = make(self.layer.parameters(), lr=0.01)
         self.hook = waits.Waits(main or Main())
         if device:
-            self.hook.away = away.Away(torch, places, device)
+            self.away = away.Away(torch, places, device)
+            self.hook.movers = [self.away]
         self.seen = []  # bytes of state that are there, in and after each bubble
 
     def there(self):
@@ -135,8 +136,8 @@ class TestAway(unittest.TestCase):
             self.same(plain, moved)
             self.assertIsNone(moved.hook.off)
             full, small = max(moved.seen), min(moved.seen)
-            self.assertGreater(moved.hook.away.moved, 0)
-            self.assertEqual(full - small, moved.hook.away.moved)
+            self.assertGreater(moved.away.moved, 0)
+            self.assertEqual(full - small, moved.away.moved)
             # Away from the begin of bubble 1 until the end of bubble 2.
             self.assertEqual(moved.seen, [full, full, small, small, small, full])
             # Memory that is taken again is gone at once: not before the device is where the program is.
@@ -150,7 +151,7 @@ class TestAway(unittest.TestCase):
 
     def test_a_checkpoint_has_back_what_is_away(self):
         moved = self.train(Trainer(Device(), places=(OUT, 99)), 4)
-        moved.hook.away.begin(OUT)
+        moved.away.begin(OUT)
         before = moved.there()
         saved = moved.optimizer.state_dict()["state"]
         self.assertGreater(moved.there(), before)
@@ -176,11 +177,11 @@ class TestAway(unittest.TestCase):
 
     def test_never_any_room(self):
         moved = self.train(Trainer(Device(), places=(OUT, 99)), 4)
-        moved.hook.away.begin(OUT)
-        moved.hook.away._device.room = 1 << 30
+        moved.away.begin(OUT)
+        moved.away._device.room = 1 << 30
         with mock.patch.object(away, "PATIENCE_S", 0.05), self.assertRaises(torch.cuda.OutOfMemoryError):
             moved.optimizer.step()
-        moved.hook.away._device.room = 0
+        moved.away._device.room = 0
         moved.hook.close()
 
     def test_cannot_leave(self):
@@ -197,7 +198,7 @@ class TestAway(unittest.TestCase):
 
     def test_close(self):
         plain, moved = self.train(Trainer(), 8), self.train(Trainer(Device()), 4)
-        moved.hook.away.begin(OUT)
+        moved.away.begin(OUT)
         self.assertLess(moved.there(), max(moved.seen))
         moved.hook.close()
         self.assertEqual(moved.there(), max(moved.seen))
@@ -227,7 +228,7 @@ class TestTold(unittest.TestCase):
 
     def test_nothing_is_registered_while_nobody_asks(self):
         moved = self.train(Trainer(Device(), places=None, main=self.main), 6)
-        self.assertEqual((moved.hook.away._handles, moved.hook.away._asked, self.said()), ([], 0, (0, 0, 0, 0)))
+        self.assertEqual((moved.away._handles, moved.away._asked, self.said()), ([], 0, (0, 0, 0, 0)))
         moved.hook.close()
 
     def test_leaves_and_stays_as_it_is_told(self):
@@ -248,7 +249,7 @@ class TestTold(unittest.TestCase):
         told, out_ns, in_ns, times = self.said()
         self.assertEqual((told, in_ns, times), (size, 3_000_000, 8))
         self.assertGreaterEqual(out_ns, 5_000_000)
-        self.assertEqual(moved.hook.away.unsaid, 0, "all of it is back")
+        self.assertEqual(moved.away.unsaid, 0, "all of it is back")
         # The daemon dies, and then nothing is filled any more: state stays in the next iteration.
         alive = struct.unpack_from("=Q", self.daemon.control, 56)
         struct.pack_into("=Q", self.daemon.control, 56, time.monotonic_ns() - 10**9)
@@ -295,7 +296,7 @@ class TestTold(unittest.TestCase):
             warnings.simplefilter("always")
             moved.step()
         self.assertEqual((told[-2:], len(said)), ([0, 0], 1))
-        self.assertIsNotNone(moved.hook.away.stopped)
+        self.assertIsNotNone(moved.away.stopped)
         moved.hook.close()
 
     def test_by_hand_wins(self):
@@ -320,7 +321,7 @@ class TestTold(unittest.TestCase):
         moved = Trainer(device, places=None, main=self.main)
         self.tell(3, OUT, IN)
         self.train(moved, 2)
-        self.assertEqual((len(moved.hook.away._hosts), device.calls), (1, []))
+        self.assertEqual((len(moved.away._hosts), device.calls), (1, []))
         self.train(moved, 2)
         self.assertIn("leave", device.calls)
         moved.hook.close()
