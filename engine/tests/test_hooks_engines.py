@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks of DeepSpeed and Megatron-Core, and the trainer of torchtitan, on real pipelines in build/engines."""
+"""The hooks of DeepSpeed and Megatron-Core, and the trainers of torchtitan and NeMo, on real pipelines in build/engines."""
 
 import os
 import sys
@@ -42,6 +42,9 @@ class TestEngines(Announced):
     def test_torchtitan(self):
         found = self.train("torchtitan_rank.py", ("OUT", STEPS, "1F1B:4", "Interleaved1F1B:4"), ["--cure"])
         self.assertEqual(len(found), 2)
+
+    def test_nemo(self):
+        self.assertEqual(list(self.train("nemo_rank.py", phases=0)), ["MegatronStrategy"])
 
 
 if __name__ == "__main__":
