@@ -130,6 +130,9 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	case err != nil:
 		return api.NodeOrders{}, err
 	}
+	if err := c.seeStarts(ctx, &state); err != nil {
+		return api.NodeOrders{}, err
+	}
 	forget, err := c.forget(ctx, state)
 	if err != nil {
 		return api.NodeOrders{}, err
@@ -378,6 +381,25 @@ func mainsThatLeft(before, after *api.NodeSync) []api.MainDevice {
 		}
 	}
 	return left
+}
+
+// seeStarts counts what a node has let start that was given up here before it did:
+// a job that may start once is then not given another slot.
+func (c *Controller) seeStarts(ctx context.Context, state *api.NodeSync) error {
+	var ids []int64
+	for _, a := range state.Assignments {
+		switch a.State {
+		case pipefill.AssignmentReserved, pipefill.AssignmentReleased:
+		case pipefill.AssignmentAttached, pipefill.AssignmentRunning, pipefill.AssignmentEnded:
+			ids = append(ids, a.ID)
+		}
+	}
+	ended, err := c.store.Ended(ctx, ids)
+	if err != nil {
+		return err
+	}
+	ids = slices.DeleteFunc(ids, func(id int64) bool { return !ended[id] })
+	return c.store.SeeStarted(ctx, ids, c.now().UnixMilli())
 }
 
 // forget lists the node's assignments that ended here too.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"pipefill"
@@ -113,6 +114,42 @@ func (s *Store) End(_ context.Context, id int64, outcome pipefill.Outcome, reaso
 		// An attempt that never started costs a --no-requeue job nothing.
 		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1, attempts = attempts - ? WHERE id = ? AND outcome = ''", unstarted, job)
 		return err
+	})
+}
+
+// SeeStarted counts attempts that were given up as never started, and had started
+// all the same: their nodes had not heard of that yet. Of other assignments nothing
+// changes.
+func (s *Store) SeeStarted(ctx context.Context, ids []int64, nowMs int64) error {
+	var late []int64
+	for _, id := range ids {
+		found, err := query(ctx, s.reader, func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) },
+			"SELECT id FROM assignment WHERE id = ? AND state = 'ended' AND attached_ms = 0 AND running_ms = 0", id)
+		if err != nil {
+			return err
+		}
+		late = append(late, found...)
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	return s.change("see a late start", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
+		for _, id := range late {
+			var job int64
+			err := tx.QueryRowContext(ctx, `UPDATE assignment SET attached_ms = ?1 WHERE id = ?2 AND state = 'ended' AND attached_ms = 0 AND running_ms = 0
+				RETURNING fill_job_id`, nowMs, id).Scan(&job)
+			if errors.Is(err, sql.ErrNoRows) {
+				continue // counted meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			touched.job(job)
+			if _, err := tx.ExecContext(ctx, "UPDATE fill_job SET attempts = attempts + 1 WHERE id = ? AND outcome = ''", job); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -184,6 +184,37 @@ func TestStore_UsageCountsOnce(t *testing.T) {
 	}
 }
 
+// An attempt that was given up before its node had heard of that, and had let it
+// start, counts after all, once; a job that may start once does not wait any more.
+func TestStore_LateStart(t *testing.T) {
+	s := open(t, t.TempDir())
+	once := job(1)
+	once.Requeue = false
+	jobs := see(t, s, once)
+	id, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:0", mainJob, 1)
+	must(t, err)
+	attempts := func() int {
+		t.Helper()
+		open, err := s.OpenJobs(t.Context())
+		must(t, err)
+		return open[0].Attempts
+	}
+	must(t, s.SeeStarted(t.Context(), []int64{id}, 2))
+	if n := attempts(); n != 1 {
+		t.Errorf("%d attempts while it lives", n)
+	}
+	must(t, s.End(t.Context(), id, pipefill.OutcomeLost, "Slurm did not start it", 0, "", 3))
+	if n := attempts(); n != 0 {
+		t.Errorf("%d attempts when it was given up", n)
+	}
+	for range 2 {
+		must(t, s.SeeStarted(t.Context(), []int64{id, 4711}, 4))
+		if n := attempts(); n != 1 {
+			t.Errorf("%d attempts after the node's word", n)
+		}
+	}
+}
+
 // Usage of several nodes shares a transaction, and nobody's fails for another's.
 func TestStore_CountsUsageTogether(t *testing.T) {
 	s := open(t, t.TempDir())
