@@ -44,6 +44,8 @@ type Server struct {
 	log        *slog.Logger
 	mux        *http.ServeMux
 	lookup     func(uid uint32) (string, error)
+
+	sessionless sync.Once // it was said that there are none
 }
 
 // NewServer returns the handler of both listeners.
@@ -171,18 +173,20 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, body []byt
 		return uid, true
 	}
 	authorization := r.Header.Get("Authorization")
-	digest := api.Digest(r.Method, r.RequestURI, body)
+	digest := func() string { return api.Digest(r.Method, r.RequestURI, body) }
 	credential, ok := strings.CutPrefix(authorization, "Munge ")
 	if !ok {
-		uid, ok := s.sessions.verify(authorization, hostOf(r), digest)
-		return uid, ok && strings.HasPrefix(r.URL.Path, api.NodePaths)
+		if !strings.HasPrefix(r.URL.Path, api.NodePaths) {
+			return 0, false
+		}
+		return s.sessions.verify(authorization, hostOf(r), digest)
 	}
 	payload, uid, _, err := s.munge.Verify(credential)
 	if err != nil {
 		s.log.WarnContext(r.Context(), "a request was refused", "remote", r.RemoteAddr, "err", err)
 		return 0, false
 	}
-	if subtle.ConstantTimeCompare(payload, []byte(digest)) != 1 {
+	if subtle.ConstantTimeCompare(payload, []byte(digest())) != 1 {
 		return 0, false
 	}
 	s.offer(w, r, uid)

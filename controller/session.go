@@ -83,17 +83,20 @@ func (s *sessions) open(host string, uid uint32, seal func(payload []byte, uid u
 
 // verify returns who sent a request that is signed with a session: from the host
 // that it was opened for, in its time, and for the first time.
-func (s *sessions) verify(authorization, host, digest string) (uid uint32, ok bool) {
+func (s *sessions) verify(authorization, host string, digest func() string) (uid uint32, ok bool) {
 	id, n, mac, ok := api.ParseSession(authorization)
 	if !ok {
 		return 0, false
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	is := s.by[id]
-	if is == nil || is.host != host || s.now().After(is.until) || !is.Signed(n, digest, mac) {
+	s.mu.Unlock()
+	// All but what was heard stays as it is.
+	if is == nil || is.host != host || s.now().After(is.until) || !is.Signed(n, digest(), mac) {
 		return 0, false
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return is.uid, is.first(n)
 }
 
@@ -127,7 +130,9 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request, uid uint32) {
 	}
 	credential, err := s.sessions.open(hostOf(r), uid, s.munge.SignFor)
 	if err != nil {
-		s.log.WarnContext(r.Context(), "a node gets no session, and has to sign each request by munge", "remote", r.RemoteAddr, "err", err)
+		s.sessionless.Do(func() {
+			s.log.WarnContext(r.Context(), "nodes get no sessions, and have to sign each request by munge", "remote", r.RemoteAddr, "err", err)
+		})
 		return
 	}
 	w.Header().Set(api.SessionHeader, credential)
