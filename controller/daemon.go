@@ -86,7 +86,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	watchWrites(st)
 	counts := newTallies()
-	client, err := slurm.New(slurm.Config{Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf, Observe: counts.call}, log)
+	client, err := slurm.New(slurm.Config{
+		Endpoint: cfg.Slurmrestd, TokenFile: cfg.JWTTokenFile, SlurmConf: cfg.SlurmConf, Observe: counts.call, Expect: len(st.OpenNumbers(cfg.Cluster)),
+	}, log)
 	if err != nil {
 		return err
 	}

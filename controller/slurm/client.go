@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"pipefill"
@@ -26,6 +27,7 @@ type Config struct {
 	Scontrol  string        // "": scontrol from PATH
 	Sacctmgr  string        // "": sacctmgr from PATH
 	Timeout   time.Duration // of one request; 0: 30 s (100,000 jobs take slurmrestd 30-60 s: set more there)
+	Expect    int           // about so many jobs the first listing will have
 	// Observe, where it is set, is told of each request and call: "jobs", "job",
 	// "ping", ... of slurmrestd, "scontrol update", ...
 	Observe func(call string, took time.Duration, err error)
@@ -36,6 +38,7 @@ type Client struct {
 	rest     *rest
 	scontrol scontrol
 	sacctmgr scontrol
+	expect   atomic.Int64 // jobs of a listing: as many as the last had
 	log      *slog.Logger
 }
 
@@ -61,7 +64,9 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 	tool := func(name, path string) scontrol {
 		return scontrol{name: name, path: path, conf: cfg.SlurmConf, timeout: min(cfg.Timeout, 30*time.Second), observe: cfg.Observe}
 	}
-	return &Client{rest: r, scontrol: tool("scontrol", cfg.Scontrol), sacctmgr: tool("sacctmgr", cfg.Sacctmgr), log: log}, nil
+	c := &Client{rest: r, scontrol: tool("scontrol", cfg.Scontrol), sacctmgr: tool("sacctmgr", cfg.Sacctmgr), log: log}
+	c.expect.Store(int64(cfg.Expect))
+	return c, nil
 }
 
 // Ping tells the API version in use, or why Slurm cannot be reached.

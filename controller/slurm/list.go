@@ -78,9 +78,16 @@ func (c *Client) List(ctx context.Context, partitions []string, since time.Time)
 		if err := dec.Decode(&raw); err != nil {
 			return fmt.Errorf("job %d: %w", raw.JobID.n, err)
 		}
+		if l.Jobs == nil { // a slice of 100,000 that grows is held twice each time
+			const spare = 16
+			l.Jobs = make([]Job, 0, c.expect.Load()*(spare+1)/spare+spare)
+		}
 		l.take(&raw, partitions)
 		return nil
 	}})
+	if err == nil {
+		c.expect.Store(int64(len(l.Jobs)))
+	}
 	if isSame(err) && !since.IsZero() {
 		return Listing{Same: true}, nil
 	}
