@@ -323,6 +323,28 @@ func TestClient_PinReleaseAfterARequeueStartsNow(t *testing.T) {
 	}
 }
 
+// As scontrol of 22.05.8 says it; test/slurm asks a real one.
+func TestClient_Down(t *testing.T) {
+	const restore = "*****************************************\n** RESTORE SLURMCTLD DAEMON TO SERVICE **\n*****************************************\n"
+	for said, want := range map[string]bool{
+		"Slurmctld(primary) at vm is DOWN\n" + restore:                                                                                   true,
+		"Slurmctld(primary) at a is DOWN\nSlurmctld(backup1) at b is DOWN\n" + restore:                                                   true,
+		"Slurmctld(primary) at a is DOWN\nSlurmctld(backup1) at b is UP\n":                                                               false,
+		"Slurmctld(primary) at vm is UP\n":                                                                                               false,
+		"scontrol: error: slurm_send_node_msg: auth_g_create: REQUEST_PING has authentication error\nSlurmctld(primary) at vm is DOWN\n": false,
+		"": false,
+	} {
+		f, c := newFake(t, "v0.0.38")
+		f.write("said", said, 0o600)
+		if got := c.Down(t.Context()); got != want {
+			t.Errorf("%q: down %v", said, got)
+		}
+		if calls := f.calls(); len(calls) != 1 || calls[0] != "ping" {
+			t.Errorf("calls %q", calls)
+		}
+	}
+}
+
 func TestClient_ScontrolFailures(t *testing.T) {
 	for said, code := range map[string]pipefill.Code{
 		"Invalid job id specified for job 5":                      pipefill.CodeNotFound,

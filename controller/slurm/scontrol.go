@@ -24,14 +24,20 @@ type scontrol struct {
 }
 
 func (s scontrol) run(ctx context.Context, args ...string) error {
-	begin := time.Now() //nolint:forbidigo // how long a call takes, and no decision
-	err := s.start(ctx, args...)
-	s.observe(s.name+" "+verbOf(args), time.Since(begin), err)
+	_, err := s.ask(ctx, args...)
 	return err
 }
 
+// ask is run, for what scontrol says, also where it fails.
+func (s scontrol) ask(ctx context.Context, args ...string) (said string, err error) {
+	begin := time.Now() //nolint:forbidigo // how long a call takes, and no decision
+	said, err = s.start(ctx, args...)
+	s.observe(s.name+" "+verbOf(args), time.Since(begin), err)
+	return said, err
+}
+
 // start gives scontrol its arguments as they are; no shell sees them.
-func (s scontrol) start(ctx context.Context, args ...string) error {
+func (s scontrol) start(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.path, args...) //nolint:gosec // the arguments are checked by act.go, and no shell sees them
@@ -44,15 +50,15 @@ func (s scontrol) start(ctx context.Context, args ...string) error {
 	cmd.Stdout, cmd.Stderr = &said, &said
 	err := cmd.Run()
 	if err == nil {
-		return nil
+		return said.String(), nil
 	}
 	if ctx.Err() != nil {
-		return pipefill.Errorf(pipefill.CodeUnavailable, "%s %s: no answer in %s: %w; is slurmctld running?", s.name, verbOf(args), s.timeout, ctx.Err())
+		return "", pipefill.Errorf(pipefill.CodeUnavailable, "%s %s: no answer in %s: %w; is slurmctld running?", s.name, verbOf(args), s.timeout, ctx.Err())
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
-		return pipefill.Errorf(pipefill.CodeUnavailable, "%s cannot be run: %w; install Slurm's client programs", s.name, err)
+		return "", pipefill.Errorf(pipefill.CodeUnavailable, "%s cannot be run: %w; install Slurm's client programs", s.name, err)
 	}
-	return refusedBy(s.name+" "+verbOf(args), said.String())
+	return said.String(), refusedBy(s.name+" "+verbOf(args), said.String())
 }
 
 // verbOf is the first argument that is no option.

@@ -52,7 +52,7 @@ func TestSlurmFaults(t *testing.T) {
 		waiting := submit(t, "rest-waiting", 100)
 		await(t, "the controller to notice", func() bool { return c.faulty(t, "slurm") })
 		if c.client.Down(t.Context()) {
-			t.Error("a slurmrestd that does not answer says nothing about slurmctld")
+			t.Error("slurmrestd is down, and slurmctld is called so")
 		}
 		c.script(t, "start", "slurmrestd")
 		complete(t, running, waiting)
@@ -78,9 +78,11 @@ func TestSlurmFaults(t *testing.T) {
 			t.Error("slurmctld answers, and is called down")
 		}
 		c.script(t, "stop", "slurmctld")
-		await(t, "slurmrestd to say that slurmctld is down", func() bool { return c.client.Down(t.Context()) })
+		if !c.client.Down(t.Context()) {
+			t.Error("slurmctld is down, and is not called so")
+		}
 		c.script(t, "start", "slurmctld")
-		await(t, "slurmrestd to say that it is up", func() bool { return !c.client.Down(t.Context()) })
+		await(t, "slurmctld to answer again", func() bool { return !c.client.Down(t.Context()) })
 		complete(t, running, waiting)
 	})
 

@@ -150,6 +150,7 @@ func TestSyncs(t *testing.T) {
 		path := c.dir + "/etc/" + name + ".yaml"
 		replace(t, path, strings.Replace(c.read(t, path), line[0], line[1], 1))
 	}
+	t.Setenv("MUNGE_SOCKET", c.dir+"/munge/munge.socket") // of the daemons
 	c.script(t, "start", "pipefillctld", "pipefilld.n0")
 	c.trainer(t, 100000, generous)
 
