@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ type Server struct {
 	mux        *http.ServeMux
 	lookup     func(uid uint32) (string, error)
 
-	sessionless sync.Once // it was said that there are none
+	sessionless atomic.Bool // it was said that there are none
 }
 
 // NewServer returns the handler of both listeners.

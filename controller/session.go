@@ -130,9 +130,9 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request, uid uint32) {
 	}
 	credential, err := s.sessions.open(hostOf(r), uid, s.munge.SignFor)
 	if err != nil {
-		s.sessionless.Do(func() {
+		if s.sessionless.CompareAndSwap(false, true) {
 			s.log.WarnContext(r.Context(), "nodes get no sessions, and have to sign each request by munge", "remote", r.RemoteAddr, "err", err)
-		})
+		}
 		return
 	}
 	w.Header().Set(api.SessionHeader, credential)

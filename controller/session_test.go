@@ -27,9 +27,9 @@ func (d *desk) in(s *api.Session, n uint64, remote, uri, body string, change fun
 }
 
 // open asks for a session as a node daemon does.
-func (d *desk) open(uid uint32, remote, uri string) *httptest.ResponseRecorder {
+func (d *desk) open(uid uint32, uri string) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, uri, strings.NewReader(emptySync))
-	r.RemoteAddr = remote
+	r.RemoteAddr = nodeHost
 	r.Header.Set("Authorization", "Munge "+fakeMunge{}.sign(uid, api.Digest(http.MethodPost, uri, []byte(emptySync))))
 	r.Header.Set(api.SessionHeader, api.SessionWanted)
 	w := httptest.NewRecorder()
@@ -59,8 +59,8 @@ func TestSession(t *testing.T) {
 	d := newDesk(t)
 	now := time.Unix(1_000_000, 0)
 	d.sessions.now = func() time.Time { return now }
-	s := sessionOf(t, d.open(0, nodeHost, syncPath))
-	other := sessionOf(t, d.open(0, nodeHost, syncPath))
+	s := sessionOf(t, d.open(0, syncPath))
+	other := sessionOf(t, d.open(0, syncPath))
 	if s.ID == other.ID || string(s.Key) == string(other.Key) {
 		t.Error("two sessions are one")
 	}
@@ -118,10 +118,10 @@ func TestSession(t *testing.T) {
 // over are forgotten.
 func TestSession_IsForNodes(t *testing.T) {
 	d := newDesk(t)
-	if w := d.open(1000, nodeHost, syncPath); w.Header().Get(api.SessionHeader) != "" {
+	if w := d.open(1000, syncPath); w.Header().Get(api.SessionHeader) != "" {
 		t.Error("a user has a session")
 	}
-	if w := d.open(0, nodeHost, "/v1/jobs/100/hold"); w.Header().Get(api.SessionHeader) != "" {
+	if w := d.open(0, "/v1/jobs/100/hold"); w.Header().Get(api.SessionHeader) != "" {
 		t.Error("there is a session for jobs")
 	}
 	if w := d.ask(0, http.MethodPost, syncPath, emptySync); w.Code != http.StatusOK || w.Header().Get(api.SessionHeader) != "" {
@@ -130,7 +130,7 @@ func TestSession_IsForNodes(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	d.sessions.now = func() time.Time { return now }
 	for range 3000 {
-		sessionOf(t, d.open(0, nodeHost, syncPath))
+		sessionOf(t, d.open(0, syncPath))
 		now = now.Add(time.Second)
 	}
 	if n := len(d.sessions.by); n < 600 || n > 2*1024+600 {

@@ -78,11 +78,20 @@ func TestNode_LeavesOutWhatTheControllerTakes(t *testing.T) {
 		kept   bool // is left out of the sync that is answered so
 		fault  string
 	}{
-		{answer: older}, {answer: older},
-		{answer: newer}, {answer: newer, kept: true}, {answer: newer, kept: true},
-		{err: gone, kept: true, fault: "not reached"}, {answer: newer}, {answer: newer, kept: true},
-		{err: pipefill.Errorf(pipefill.CodeInvalid, "unknown key"), kept: true, fault: "upgrade and restart it first: unknown key"}, {answer: older}, {answer: older},
-		{answer: newer}, {answer: &api.NodeOrders{TakesKept: true, Whole: true}, kept: true}, {answer: newer},
+		{answer: older},
+		{answer: older},
+		{answer: newer},
+		{answer: newer, kept: true},
+		{answer: newer, kept: true},
+		{err: gone, kept: true, fault: "not reached"},
+		{answer: newer},
+		{answer: newer, kept: true},
+		{err: pipefill.Errorf(pipefill.CodeInvalid, "unknown key"), kept: true, fault: "upgrade and restart it first: unknown key"},
+		{answer: older},
+		{answer: older},
+		{answer: newer},
+		{answer: &api.NodeOrders{TakesKept: true, Whole: true}, kept: true},
+		{answer: newer},
 	} {
 		s := send()
 		if got := s.Mains[0].CycleKept; got != step.kept || got != (s.Mains[0].Cycle.IterationNs == 0) {
