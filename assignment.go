@@ -1,6 +1,9 @@
 package pipefill
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // JobKey names one attempt of a Slurm job: a job number is reused after a
 // wrap, and a requeue keeps it, so the submit time and the restart count
@@ -70,6 +73,18 @@ var Modes = []Mode{ModeSignal, ModeChunked, ModeLaunch}
 // that it is not stopped from outside while it does.
 func (m Mode) MindsGate() bool { return m == ModeChunked || m == ModeLaunch }
 
+// GangObstacle tells why a job of this mode may not have several devices, ""
+// where it may.
+func (m Mode) GangObstacle(devices int) string {
+	switch {
+	case devices > MaxDevices:
+		return fmt.Sprintf("it asks for %d devices; a fill job has %d at most", devices, MaxDevices)
+	case devices > 1 && m == ModeLaunch:
+		return "mode=launch goes with one device: the launch library counts the memory and the launches of one; submit it with mode=chunked"
+	}
+	return ""
+}
+
 // Obstacle tells why a job of this mode may not have a device, "" where it may.
 // launches: the node preloads the launch library (launch_library of
 // pipefilld.yaml), which is what mode launch needs.
@@ -86,7 +101,12 @@ func (m Mode) Obstacle(device DeviceID, launches bool) string {
 	return ""
 }
 
-// Assignment is one fill job on one slot.
+// MaxDevices bounds the devices of one fill job: those of one node, and what
+// its program takes descriptors of (PF_DEVICES_MAX of spank/page.h).
+const MaxDevices = 16
+
+// Assignment is one fill job on one slot, or, a gang, on several slots of one
+// main job on one node.
 type Assignment struct {
 	ID           int64           `json:"id"`
 	Job          JobKey          `json:"job"`
@@ -95,6 +115,7 @@ type Assignment struct {
 	Account      string          `json:"account,omitempty"`
 	Node         string          `json:"node"`
 	Device       DeviceID        `json:"device"`
+	Others       DeviceSet       `json:"others,omitempty"` // a gang's other devices
 	MainJob      JobKey          `json:"main_job"`
 	Mode         Mode            `json:"mode"`
 	MemBytes     int64           `json:"mem_bytes,omitempty"`      // device memory asked for; 0: unknown
@@ -102,6 +123,22 @@ type Assignment struct {
 	State        AssignmentState `json:"state"`
 	Outcome      Outcome         `json:"outcome,omitempty"`
 	Reason       string          `json:"reason,omitempty"`
+}
+
+// Devices are all devices of an assignment, in the order in which its program
+// has them.
+func (a Assignment) Devices() []DeviceID { return append([]DeviceID{a.Device}, a.Others.List()...) }
+
+// ValidDevices tells whether an assignment's devices are such, all of one kind,
+// each once, and no more than a node takes.
+func (a Assignment) ValidDevices() bool {
+	all := a.Devices()
+	for i, d := range all {
+		if d.Validate() != nil || d.Kind() != a.Device.Kind() || slices.Contains(all[:i], d) {
+			return false
+		}
+	}
+	return len(all) <= MaxDevices
 }
 
 // Usage is one ledger record of a node: what an assignment used since the
@@ -113,8 +150,8 @@ type Usage struct {
 	AssignmentID int64  `json:"assignment_id"`
 	FromMs       int64  `json:"from_ms"`
 	ToMs         int64  `json:"to_ms"`
-	DeviceNs     int64  `json:"device_ns"`  // charged: attached, gate open, not yet verified stopped
+	DeviceNs     int64  `json:"device_ns"`  // charged: attached, gate open, not yet verified stopped, times devices
 	CPUNs        int64  `json:"cpu_ns"`     // CPU time of its cgroup
-	OverrunNs    int64  `json:"overrun_ns"` // of DeviceNs, after the gate was shut
+	OverrunNs    int64  `json:"overrun_ns"` // of DeviceNs, after the gate was shut, times devices
 	Openings     int64  `json:"openings"`
 }

@@ -18,6 +18,27 @@ const (
 // DeviceID names a device of one node: "cpu:<core list>" or "gpu:<uuid>".
 type DeviceID string
 
+// DeviceSet names several devices of one node, parted by blanks.
+type DeviceSet string
+
+// DevicesOf writes devices as a set, in their order.
+func DevicesOf(devices []DeviceID) DeviceSet {
+	names := make([]string, len(devices))
+	for i, d := range devices {
+		names[i] = string(d)
+	}
+	return DeviceSet(strings.Join(names, " "))
+}
+
+// List returns the devices of a set in their order.
+func (s DeviceSet) List() []DeviceID {
+	var devices []DeviceID
+	for name := range strings.FieldsSeq(string(s)) {
+		devices = append(devices, DeviceID(name))
+	}
+	return devices
+}
+
 // Kind returns the part before the colon.
 func (d DeviceID) Kind() DeviceKind {
 	kind, _, _ := strings.Cut(string(d), ":")

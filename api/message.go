@@ -31,6 +31,7 @@ type NodeSync struct {
 	WantsJob    *pipefill.JobKey `json:"wants_job"`   // a fill job reached the node without assignment
 	WantsUID    uint32           `json:"wants_uid"`   // its user
 	TakesPlans  bool             `json:"takes_plans"` // NodeOrders.Plans are handed to its fill jobs
+	TakesGangs  bool             `json:"takes_gangs"` // assignments may have several devices
 	Faults      []string         `json:"faults"`      // what a person should know, for doctor
 	Recordings  []RecordingOf    `json:"recordings,omitempty"`
 }
@@ -100,6 +101,7 @@ type NodeAssignment struct {
 	ID       int64                    `json:"id"`
 	Job      pipefill.JobKey          `json:"job"`
 	Device   pipefill.DeviceID        `json:"device"`
+	Others   pipefill.DeviceSet       `json:"others,omitempty"` // a gang's other devices
 	State    pipefill.AssignmentState `json:"state"`
 	Outcome  pipefill.Outcome         `json:"outcome,omitempty"`
 	Reason   string                   `json:"reason,omitempty"`
@@ -161,25 +163,27 @@ type Failure struct {
 
 // FillJob is one row of the queue, as the CLI shows it.
 type FillJob struct {
-	JobID      int64             `json:"job_id"`
-	ArrayTask  int64             `json:"array_task"` // -1: not of an array
-	Name       string            `json:"name"`
-	User       string            `json:"user"`
-	Account    string            `json:"account"`
-	Partition  string            `json:"partition"`
-	State      string            `json:"state"` // queued, held, an assignment's state, or an outcome
-	Reason     string            `json:"reason"`
-	Priority   int64             `json:"priority"`
-	SubmitMs   int64             `json:"submit_ms"`
-	LimitMs    int64             `json:"limit_ms"`
-	DeviceMs   int64             `json:"device_ms"` // charged so far
-	Node       string            `json:"node,omitempty"`
-	Device     pipefill.DeviceID `json:"device,omitempty"`
-	Assignment int64             `json:"assignment,omitempty"`
-	Attempts   int               `json:"attempts"`
-	ExpectMs   int64             `json:"expect_ms"`   // device time that it is thought to take
-	ExpectFrom string            `json:"expect_from"` // plan, history, limit or nothing
-	DeadlineMs int64             `json:"deadline_ms,omitempty"`
+	JobID      int64              `json:"job_id"`
+	ArrayTask  int64              `json:"array_task"` // -1: not of an array
+	Name       string             `json:"name"`
+	User       string             `json:"user"`
+	Account    string             `json:"account"`
+	Partition  string             `json:"partition"`
+	State      string             `json:"state"` // queued, held, an assignment's state, or an outcome
+	Reason     string             `json:"reason"`
+	Priority   int64              `json:"priority"`
+	SubmitMs   int64              `json:"submit_ms"`
+	LimitMs    int64              `json:"limit_ms"`
+	DeviceMs   int64              `json:"device_ms"` // charged so far
+	Node       string             `json:"node,omitempty"`
+	Device     pipefill.DeviceID  `json:"device,omitempty"`
+	Others     pipefill.DeviceSet `json:"others,omitempty"`  // a gang's other devices
+	Devices    int                `json:"devices,omitempty"` // that it asks for at once
+	Assignment int64              `json:"assignment,omitempty"`
+	Attempts   int                `json:"attempts"`
+	ExpectMs   int64              `json:"expect_ms"`   // device time that it is thought to take
+	ExpectFrom string             `json:"expect_from"` // plan, history, limit or nothing
+	DeadlineMs int64              `json:"deadline_ms,omitempty"`
 }
 
 // Slot is one row of `pipefill-cli slots`.

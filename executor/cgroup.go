@@ -119,20 +119,28 @@ type group struct {
 	devices string
 	cpu     string // of fill_sched: idle
 	cores   []int
-	grant   *device.Node
+	grants  []device.Node
 	sched   fillSched
 }
 
-func (c *cgroups) group(id int64, dev device.Device) *group {
+// group names the groups of a fill job that has devices.
+func (c *cgroups) group(id int64, devices ...device.Device) *group {
 	sub := filepath.Join(c.name, fmt.Sprintf("assignment_%d", id))
-	g := &group{unified: filepath.Join(c.unified, sub), cores: dev.Cores, grant: dev.Node, sched: c.sched}
+	g := &group{unified: filepath.Join(c.unified, sub), sched: c.sched}
+	for _, d := range devices {
+		g.cores = append(g.cores, d.Cores...)
+		if d.Node != nil {
+			g.grants = append(g.grants, *d.Node)
+		}
+	}
+	slices.Sort(g.cores)
 	if c.cpu != "" && c.sched == schedIdle {
 		g.cpu = filepath.Join(c.cpu, sub)
 	}
-	if c.cpuset != "" && len(dev.Cores) > 0 {
+	if c.cpuset != "" && len(g.cores) > 0 {
 		g.cpuset = filepath.Join(c.cpuset, sub)
 	}
-	if c.devices != "" && dev.Node != nil {
+	if c.devices != "" && len(g.grants) > 0 {
 		g.devices = filepath.Join(c.devices, sub)
 	}
 	return g
@@ -170,13 +178,13 @@ func (g *group) create(others []device.Node) error {
 			return err
 		}
 	}
-	if g.grant == nil {
+	if len(g.grants) == 0 {
 		return nil
 	}
 	if g.devices != "" {
-		return device.GrantV1(g.devices, *g.grant, others)
+		return device.GrantV1(g.devices, g.grants, others)
 	}
-	return device.GrantV2(g.unified, *g.grant, others)
+	return device.GrantV2(g.unified, g.grants, others)
 }
 
 func (g *group) dirs() []string {

@@ -376,7 +376,7 @@ func (s *site) fillRuns(t *testing.T, text string) (*page[mainPage], *script) {
 	}
 	s.assign(7)
 	within(t, 5*time.Second, "the reservation to be told back", func() bool { return s.assignment().State == pipefill.AssignmentReserved })
-	want := fmt.Sprintf("ok\nassignment=7\ndevice=cpu:0\nmode=signal\nmem_bytes=%d\ndir=%s\n", s.fillBytes, s.cfg.RunDir)
+	want := fmt.Sprintf("ok\nassignment=7\ndevice=cpu:0\nmode=signal\nmem_bytes=%d\ndir=%s\ndevices=cpu:0\n", s.fillBytes, s.cfg.RunDir)
 	if got := s.plugin(t, "fill", fillKeys, "pid=1", "partition=pipefill", "options="); got != want {
 		t.Fatalf("fill: %q", got)
 	}

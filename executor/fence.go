@@ -207,9 +207,9 @@ func (n *node) metered() []pipefill.DeviceID {
 				continue
 			}
 			ids = append(ids, d.device.ID)
-			if f := d.fill; f != nil && f.limited != f.mayHold() && n.meter.Limits() {
-				f.limited = f.mayHold()
-				limits = append(limits, order{d.device.ID, f.group.unified, f.limited})
+			if f := d.fill; f != nil && d.limited != f.mayHold() && n.meter.Limits() {
+				d.limited = f.mayHold()
+				limits = append(limits, order{d.device.ID, f.group.unified, d.limited})
 			}
 		}
 	}
@@ -253,7 +253,7 @@ func (n *node) judgeGPU(id pipefill.DeviceID, uses []device.Use) {
 				n.changed()
 			}
 			if d.fill != nil && d.fill.rec.Stopping == "" {
-				n.judgeFill(d.fill, ours, n.memoryOf(m, d))
+				n.judgeFill(d.fill, id, d.fill.mayHold(), ours, n.memoryOf(m, d))
 				n.judgeStrangers(d.fill, users)
 			}
 		}
@@ -265,17 +265,18 @@ func exists(pid int) bool {
 	return err == nil
 }
 
-// judgeFill ends a fill job that holds too much, or has come to be in the way.
-func (n *node) judgeFill(f *fillJob, used int64, m memory) {
+// judgeFill ends a fill job that holds more than limit of a device, or has come
+// to be in the way.
+func (n *node) judgeFill(f *fillJob, id pipefill.DeviceID, limit, used int64, m memory) {
 	a := f.rec.Assignment
 	if m.high > 0 {
 		m.high = max(1, m.high-f.room())
 	}
-	outcome, reason := judgeMemory(f.mayHold(), used, m, a.Device)
+	outcome, reason := judgeMemory(limit, used, m, id)
 	if outcome == "" {
 		return
 	}
-	n.log.Warn("fill job ended for memory", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device, "reason", reason)
+	n.log.Warn("fill job ended for memory", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", id, "reason", reason)
 	n.evict(f, outcome, reason, false)
 	// The main job may need it at any time: no grace.
 	f.killNs = n.mono()
@@ -343,7 +344,8 @@ func (n *node) judgeCores(f *fillJob) {
 			used += u.Bytes
 		}
 	}
-	n.judgeFill(f, used, memory{})
+	a := f.rec.Assignment
+	n.judgeFill(f, pipefill.DeviceID(pipefill.DevicesOf(a.Devices())), f.mayHold()*f.width(), used, memory{})
 }
 
 // memoryOf is what is known of a device of a main job.

@@ -107,7 +107,7 @@ func gpuNode(t *testing.T, mode pipefill.Mode) (*node, *fakeMeter, *fillJob, int
 			ID: 7, Job: pipefill.JobKey{Cluster: "test", JobID: 200}, Device: gpu.ID, MainJob: key, Mode: mode, MemBytes: 4 << 30,
 			State: pipefill.AssignmentRunning,
 		}},
-		group: &group{unified: dir}, device: main.devices[0],
+		group: &group{unified: dir}, devices: main.devices[:1],
 	}
 	if f.page, err = newPage[fillPage]("fill", fillMagic); err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func TestFence_GPU(t *testing.T) {
 
 func TestFence_NoMemoryIsLeft(t *testing.T) {
 	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
-	n.mains[100].rec.Devices[0].Openers = []process{{Pid: 1}}
+	n.mains[100].rec.Devices[0].Openers = []process{n.self}
 	for most, want := range map[int64]string{70: "", 79: "the main job has held 80896 MiB of the GPU's 81920 MiB, and its reserve= is 2048 MiB: no memory is left to fill jobs"} {
 		n.mains[100].rec.Devices[0].HighBytes = 0
 		m.uses = []device.Use{{Pid: os.Getpid(), Bytes: most << 30}}
@@ -241,7 +241,7 @@ func TestNode_ModeLaunch(t *testing.T) {
 func TestHealth_IsSaidUntilItIsOver(t *testing.T) {
 	n, m, _, _ := gpuNode(t, pipefill.ModeChunked)
 	main := n.mains[100]
-	main.rec.Devices[0].Openers = []process{{Pid: 1}}
+	main.rec.Devices[0].Openers = []process{n.self}
 	m.uses = []device.Use{{Pid: os.Getpid(), Bytes: 70 << 30}}
 	n.lookAtMemory()
 	exclusive := "its compute mode lets one process use it"
@@ -279,7 +279,7 @@ func TestHealth_OfNVML(t *testing.T) {
 	}
 	n, _, _, _ := gpuNode(t, pipefill.ModeChunked)
 	main := n.mains[100]
-	main.rec.Devices[0].Openers = []process{{Pid: 1}}
+	main.rec.Devices[0].Openers = []process{n.self}
 	main.devices[0].device.ID, n.devices[0].ID = "gpu:GPU-aaaa", "gpu:GPU-aaaa"
 	main.rec.Devices[0].HighBytes = 1
 	m, err := device.OpenMeter(n.devices, library)

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,17 +18,16 @@ import (
 
 // fillJob is an assignment that has reached this node.
 type fillJob struct {
-	rec    fillRecord
-	device *mainDevice // nil once the main job is gone, or the assignment ended
-	group  *group
-	page   *page[fillPage]
-	super  *page[superPage]
+	rec     fillRecord
+	devices []*mainDevice // none once the main job is gone, or the assignment ended
+	group   *group
+	page    *page[fillPage]
+	super   *page[superPage]
 
 	runningNs int64 // since when its gate may open, CLOCK_MONOTONIC
 	killNs    int64 // ending: when what is left is killed
 	chargedAt time.Time
 	absent    int
-	chunkTail uint64 // of the supervisor's chunks, up to where they are recorded
 
 	plan    heldPlan  // none: its file is nil
 	waiting *api.Plan // handed out once its move has been done
@@ -35,7 +35,6 @@ type fillJob struct {
 	moved     uint64 // of the main page's MoveTimes, when the move was ordered
 	cuts      int    // of the governor, then
 	follows   bool   // it has said that it follows the plan that counts on the move
-	limited   int64  // the memory that the driver was told
 	strangers int    // looks in a row that found a process of it on the GPU past the launch library
 }
 
@@ -162,20 +161,6 @@ func (n *node) saveFill(f *fillJob, rec fillRecord) error {
 	return nil
 }
 
-// slot finds the device of an assignment, nil if it is not to be had.
-func (n *node) slot(a pipefill.Assignment) *mainDevice {
-	m := n.mains[a.MainJob.JobID]
-	if m == nil || m.ending || m.rec.Job.Restarts != a.MainJob.Restarts {
-		return nil
-	}
-	for _, d := range m.devices {
-		if d.device.ID == a.Device && d.fill == nil {
-			return d
-		}
-	}
-	return nil
-}
-
 // errNoSlot: an assignment cannot be taken up as it is; its job is not to run.
 var errNoSlot = errors.New("no slot for this assignment")
 
@@ -186,9 +171,9 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 		n.log.Warn("fill job refused", "fill_job_id", a.Job.JobID, "reason", no)
 		return nil, errNoSlot
 	}
-	d := n.slot(a)
-	if d == nil {
-		n.log.Warn("fill job without its slot", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device)
+	slots := n.slots(a)
+	if len(slots) == 0 {
+		n.log.Warn("fill job without its slot", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", pipefill.DevicesOf(a.Devices()))
 		return nil, errNoSlot
 	}
 	if a.Mode == "" {
@@ -196,33 +181,37 @@ func (n *node) startFill(a pipefill.Assignment, step, options string) (*fillJob,
 			a.Mode = pipefill.ModeSignal
 		}
 	}
-	if no := a.Mode.Obstacle(a.Device, n.cfg.LaunchLib != ""); no != "" {
+	if no := cmp.Or(a.Mode.Obstacle(a.Device, n.cfg.LaunchLib != ""), a.Mode.GangObstacle(len(slots))); no != "" {
 		n.log.Warn("fill job refused", "fill_job_id", a.Job.JobID, "reason", no)
 		return nil, errNoSlot
 	}
 	if a.MemBytes == 0 && a.Device.Kind() == pipefill.KindGPU {
-		// What it may hold also between bubbles; 0 while nobody knows.
-		a.MemBytes = n.cycle(n.mains[a.MainJob.JobID], d).AlwaysFreeBytes
+		// What it may hold on each also between bubbles; 0 while nobody knows.
+		for i, d := range slots {
+			if free := n.cycle(n.mains[a.MainJob.JobID], d).AlwaysFreeBytes; i == 0 || free > 0 && (a.MemBytes == 0 || free < a.MemBytes) {
+				a.MemBytes = free
+			}
+		}
 	}
 	a.State = pipefill.AssignmentAttached
 	f := &fillJob{
-		rec:    fillRecord{Assignment: a, Steps: []string{step}, AttachedMs: n.nowMs(), ChargedMs: n.nowMs()},
-		device: d, group: n.groups.group(a.ID, d.device), chargedAt: n.now(),
+		rec:     fillRecord{Assignment: a, Steps: []string{step}, AttachedMs: n.nowMs(), ChargedMs: n.nowMs()},
+		devices: slots, group: n.groups.group(a.ID, devicesOf(slots)...), chargedAt: n.now(),
 	}
 	if err := n.equipFill(f); err != nil {
 		n.dismantle(f)
 		return nil, err
 	}
 	n.fills[a.ID] = f
-	n.bind(d, f)
+	n.bind(f)
 	n.mark(a.Job.JobID)
-	n.log.Info("fill job attached", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", a.Device, "mode", a.Mode)
+	n.log.Info("fill job attached", "fill_job_id", a.Job.JobID, "assignment", a.ID, "device", pipefill.DevicesOf(a.Devices()), "mode", a.Mode)
 	return f, nil
 }
 
 // equipFill makes what a new fill job needs and writes it down.
 func (n *node) equipFill(f *fillJob) error {
-	if err := f.group.create(n.otherNodes(f.rec.Assignment.Device)); err != nil {
+	if err := f.group.create(n.otherNodes(f.rec.Assignment.Devices())); err != nil {
 		return err
 	}
 	var err error
@@ -238,31 +227,6 @@ func (n *node) equipFill(f *fillJob) error {
 	return n.saveFill(f, f.rec)
 }
 
-// bind gives a device's gate to a fill job.
-func (n *node) bind(d *mainDevice, f *fillJob) {
-	d.fill = f
-	c := d.control.at
-	c.FillStop.Store(0)
-	c.Plan.Store(f.plan.id)
-	c.Assignment.Store(uint64(f.rec.Assignment.ID))
-	// On cores that both share a wake costs the main job 2 us; on a GPU it
-	// would be 15, and the fill side arms itself.
-	if d.device.ID.Kind() == pipefill.KindCPU {
-		c.Wake.Store(1)
-	}
-}
-
-func (n *node) unbind(d *mainDevice) {
-	if d == nil {
-		return
-	}
-	d.fill = nil
-	d.control.at.Wake.Store(0)
-	d.control.at.Assignment.Store(0)
-	d.control.at.FillStop.Store(0)
-	d.control.at.Plan.Store(0)
-}
-
 // startSupervisor starts the process that stops and continues a fill job. It
 // holds it stopped until it is told otherwise.
 func (n *node) startSupervisor(f *fillJob) error {
@@ -272,10 +236,7 @@ func (n *node) startSupervisor(f *fillJob) error {
 			return err
 		}
 		// What earlier supervisors charged, whose page is gone.
-		before := n.ledger.sums[f.rec.Assignment.ID]
-		super.at.DeviceNs.Store(uint64(before.DeviceNs))
-		super.at.OverrunNs.Store(uint64(before.OverrunNs))
-		super.at.Openings.Store(uint64(before.Openings))
+		super.at.charged(n.ledger.sums[f.rec.Assignment.ID], f.width())
 		f.super = super
 	}
 	a := f.rec.Assignment
@@ -283,15 +244,18 @@ func (n *node) startSupervisor(f *fillJob) error {
 	f.super.at.DaemonPid.Store(uint32(n.self.Pid))
 	f.super.at.State.Store(stateStarting)
 	args, err := superviseArguments(superviseOrder{
-		ID: a.ID, Job: a.Job.JobID, Group: f.group.unified, Device: a.Device, Mode: a.Mode, TraceDir: n.cfg.TraceDir,
+		ID: a.ID, Job: a.Job.JobID, Group: f.group.unified, Device: a.Device, Others: a.Others, Mode: a.Mode, TraceDir: n.cfg.TraceDir,
 	})
 	if err != nil {
 		return err
 	}
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: args, Env: superviseEnv(), Stderr: os.Stderr, Dir: "/",
-		ExtraFiles:  []*os.File{f.device.main.file, f.device.control.file, f.page.file, f.super.file},
+		ExtraFiles:  []*os.File{f.devices[0].main.file, f.devices[0].control.file, f.page.file, f.super.file},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	for _, d := range f.devices[1:] {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, d.main.file, d.control.file)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start supervisor: %w", err)
@@ -373,8 +337,8 @@ func (n *node) evict(f *fillJob, outcome pipefill.Outcome, reason string, free b
 		f.rec = rec
 	}
 	f.killNs = n.mono() + int64(graceTime)
-	if f.device != nil {
-		f.device.control.at.FillStop.Store(1)
+	for _, d := range f.devices {
+		d.control.at.FillStop.Store(1)
 	}
 	if err := f.group.signal(unix.SIGTERM); err != nil {
 		n.log.Warn("fill job not told to end", "assignment", rec.Assignment.ID, "err", err)
@@ -382,9 +346,7 @@ func (n *node) evict(f *fillJob, outcome pipefill.Outcome, reason string, free b
 	if free && f.super != nil {
 		f.super.at.GraceUntilNs.Store(uint64(f.killNs))
 		f.super.at.Command.Store(superGrace)
-		if f.device != nil {
-			futexWake(&f.device.main.at.Word)
-		}
+		f.wakeSupervisor()
 	}
 }
 
@@ -425,9 +387,7 @@ func (n *node) advance(f *fillJob) {
 	// Its page is the only one that knows of the last opening: it lives until
 	// that is in the ledger, lest a daemon that is killed meanwhile finds none.
 	f.super.at.Command.Store(superHold)
-	if f.device != nil {
-		futexWake(&f.device.main.at.Word)
-	}
+	f.wakeSupervisor()
 	if f.super.at.ThawedAtNs.Load() != 0 && f.rec.Supervisor.alive() {
 		return // it is charging the last opening
 	}
@@ -446,16 +406,13 @@ func (n *node) conclude(f *fillJob) {
 		return
 	}
 	f.super.at.Command.Store(superExit)
-	if f.device != nil {
-		futexWake(&f.device.main.at.Word)
-	}
+	f.wakeSupervisor()
 	n.fault(fmt.Sprintf("kill-%d", rec.Assignment.ID), "")
-	if f.device != nil {
-		f.device.usedHere = f.device.usedHere.plus(f.super.at.used(0))
-		f.chunkTail = f.device.record.chunks(f, f.chunkTail)
+	for _, d := range f.devices {
+		d.usedHere = d.usedHere.plus(f.super.at.used(0))
+		d.recordChunks()
 	}
-	n.unbind(f.device)
-	f.device = nil
+	n.unbind(f)
 	if err := f.group.remove(); err != nil {
 		n.log.Warn("groups not removed", "assignment", rec.Assignment.ID, "err", err)
 	}
@@ -469,9 +426,10 @@ func (n *node) conclude(f *fillJob) {
 		"outcome", rec.Assignment.Outcome, "reason", rec.Assignment.Reason)
 }
 
-// usedBy is what a fill job has used since it attached.
+// usedBy is what a fill job has used since it attached: of each of its devices.
 func (n *node) usedBy(f *fillJob) used {
 	u := f.super.at.used(n.mono())
+	u.DeviceNs, u.OverrunNs = u.DeviceNs*f.width(), u.OverrunNs*f.width()
 	if cpu, err := f.group.cpuNs(); err == nil {
 		u.CPUNs = cpu
 	}

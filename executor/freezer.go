@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -100,28 +101,80 @@ func (f *freezer) close() error {
 	return errors.Join(unix.Close(f.freezeFd), unix.Close(f.eventsFd), unix.Close(f.cpuFd))
 }
 
-// futex waits on the word of a main page.
-type futex struct{ word *atomic.Uint32 }
+// futex waits on the words of main pages.
+type futex struct {
+	words  []*atomic.Uint32
+	vector []futexWaitv // of several
+	lacks  bool         // the kernel waits on one only
+}
 
-var _ waiter = futex{}
+var _ waiter = (*futex)(nil)
 
-func newFutex(word *atomic.Uint32) futex { return futex{word} }
+// futexWaitv is the kernel's struct futex_waitv.
+type futexWaitv struct {
+	value, address uint64
+	flags, _       uint32
+}
+
+func newFutex(words []*atomic.Uint32) *futex {
+	f := &futex{words: words}
+	for _, w := range words {
+		f.vector = append(f.vector, futexWaitv{address: uint64(uintptr(unsafe.Pointer(w))), flags: futexSizeU32})
+	}
+	return f
+}
 
 const (
+	sysFutexWaitv = 449 // on all architectures, from Linux 5.16 on
+	futexSizeU32  = 2
+	// How often several gates are looked at where the kernel waits on one.
+	lookAtAll = time.Millisecond
+
 	futexWakeOp       = 1
 	futexWaitBitset   = 9 // its time-out is absolute, of CLOCK_MONOTONIC
 	futexBitsetAny    = 0xffffffff
 	futexWakeEveryone = 1<<31 - 1
 )
 
-func (f futex) nowNs() int64 { return monotonicNs() }
+func (f *futex) nowNs() int64 { return monotonicNs() }
 
-func (f futex) wait(value uint32, until int64) {
+func (f *futex) wait(values []uint32, until int64) {
+	if len(f.words) > 1 {
+		f.waitAll(values, until)
+		return
+	}
+	f.waitOne(0, values[0], until)
+}
+
+func (f *futex) waitOne(i int, value uint32, until int64) {
 	ts := unix.NsecToTimespec(max(until, 0))
 	// Not private: the main job is another process. EINTR, EAGAIN and the
 	// time-out all mean the same: look again.
-	_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(f.word)), futexWaitBitset,
+	_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(f.words[i])), futexWaitBitset,
 		uintptr(value), uintptr(unsafe.Pointer(&ts)), 0, futexBitsetAny)
+}
+
+// waitAll waits on several words. An older kernel waits on one: the first that
+// is shut, without which the gate stays shut; while all are open, any may shut.
+func (f *futex) waitAll(values []uint32, until int64) {
+	if !f.lacks {
+		for i := range f.vector {
+			f.vector[i].value = uint64(values[i])
+		}
+		ts := unix.NsecToTimespec(max(until, 0))
+		_, _, e := unix.RawSyscall6(sysFutexWaitv, uintptr(unsafe.Pointer(&f.vector[0])), uintptr(len(f.vector)), 0,
+			uintptr(unsafe.Pointer(&ts)), unix.CLOCK_MONOTONIC, 0)
+		if f.lacks = e == unix.ENOSYS || e == unix.EPERM; !f.lacks {
+			return
+		}
+	}
+	for i, v := range values {
+		if v&wordOpen == 0 {
+			f.waitOne(i, v, until)
+			return
+		}
+	}
+	f.waitOne(0, values[0], min(until, f.nowNs()+int64(lookAtAll)))
 }
 
 func futexWake(word *atomic.Uint32) {

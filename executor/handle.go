@@ -70,7 +70,7 @@ func (n *node) attachVerb(ctx context.Context, r request) (reply, error) {
 func (c *config) fillReply(a pipefill.Assignment) reply {
 	keys := []string{
 		"assignment", strconv.FormatInt(a.ID, 10), "device", string(a.Device), "mode", string(a.Mode),
-		"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", c.RunDir,
+		"mem_bytes", strconv.FormatInt(a.MemBytes, 10), "dir", c.RunDir, "devices", string(pipefill.DevicesOf(a.Devices())),
 	}
 	if a.Mode == pipefill.ModeLaunch {
 		keys = append(keys, "preload", c.LaunchLib)
@@ -282,7 +282,7 @@ func (n *node) gate(ctx context.Context, r request) (reply, []*os.File) {
 	case "open-main":
 		answer, files, err = n.openMain(p, r.keys["device"])
 	case "open-fill":
-		answer, files, err = n.openFill(p)
+		answer, files, err = n.openFill(p, r.keys["devices"])
 	case "plan":
 		answer, files, err = n.openPlan(p)
 	default:
@@ -365,23 +365,34 @@ func (n *node) fillOf(p peer) *fillJob {
 	if p.fill == 0 {
 		f = n.live(p.job)
 	}
-	if f == nil || f.ended() || f.rec.Assignment.UID != p.uid || f.device == nil {
+	if f == nil || f.ended() || f.rec.Assignment.UID != p.uid || len(f.devices) == 0 {
 		return nil
 	}
 	return f
 }
 
-func (n *node) openFill(p peer) (reply, []*os.File, error) {
+// openFill hands a fill job its pages: main, control and fill, then main and
+// control of each other device. follows is how many gates its library minds at
+// once; one of an earlier release does not say, and would mind the first.
+func (n *node) openFill(p peer, follows string) (reply, []*os.File, error) {
 	f := n.fillOf(p)
 	if f == nil {
 		return replyNone, nil, nil
 	}
-	files, err := handOut(f.device.main.readOnly, f.device.control.readOnly, f.page.shared)
+	if most, err := strconv.Atoi(follows); len(f.devices) > 1 && (err != nil || most < len(f.devices)) {
+		return reply{}, nil, pipefill.Errorf(pipefill.CodeConflict, "this job has %d devices, and its libpipefill follows fewer: install the libpipefill of this release",
+			len(f.devices))
+	}
+	open := []func() (*os.File, error){f.devices[0].main.readOnly, f.devices[0].control.readOnly, f.page.shared}
+	for _, d := range f.devices[1:] {
+		open = append(open, d.main.readOnly, d.control.readOnly)
+	}
+	files, err := handOut(open...)
 	if err != nil {
 		return reply{}, nil, err
 	}
 	a := f.rec.Assignment
-	return ok("device", string(a.Device), "mode", string(a.Mode), "assignment", strconv.FormatInt(a.ID, 10)), files, nil
+	return ok("device", string(a.Device), "mode", string(a.Mode), "assignment", strconv.FormatInt(a.ID, 10), "devices", string(pipefill.DevicesOf(a.Devices()))), files, nil
 }
 
 // handOut opens descriptors to send; all of them or none.

@@ -103,10 +103,11 @@ func (n *node) moves(m *mainJob, d *mainDevice, move *api.PlanMove, atLeast int6
 // can be handed out: not before the state has left once, and never where it
 // cannot.
 func (n *node) takeMove(f *fillJob, p api.Plan) bool {
-	d, move := f.device, p.Move
-	if d == nil || move == nil {
+	move := p.Move
+	if len(f.devices) == 0 || move == nil {
 		return true // the move before ends once the job follows this plan (tickMove)
 	}
+	d := f.devices[0] // a gang has no plan
 	m := n.mains[f.rec.Assignment.MainJob.JobID]
 	if !n.canMove(m, d, move) || move.Bytes <= 0 || move.Out < 0 || move.Out > move.In || move.In > 255 {
 		n.log.Warn("plan not taken: what it counts on does not leave the device", "assignment", p.Assignment, "device", d.device.ID, "kind", move.Kind)
@@ -169,9 +170,9 @@ func (n *node) tickMove(m *mainJob, d *mainDevice) {
 // endMove keeps what could move on the device from now on. A fill job that counts on
 // its room has to go.
 func (n *node) endMove(f *fillJob, why string) {
-	kind := f.rec.Move.Kind
-	f.device.noMove = why
-	n.log.Warn("memory of the main job stays on the device from now on", "device", f.device.device.ID, "kind", kind, "reason", why)
+	kind, d := f.rec.Move.Kind, f.devices[0]
+	d.noMove = why
+	n.log.Warn("memory of the main job stays on the device from now on", "device", d.device.ID, "kind", kind, "reason", why)
 	counts := f.countsOnMove()
 	if f.waiting != nil {
 		f.passOver(f.waiting.ID)

@@ -18,7 +18,7 @@ func moving(t *testing.T) (*node, *fakeMeter, *fillJob, api.Plan) {
 	t.Helper()
 	n, m, f, _ := gpuNode(t, pipefill.ModeChunked)
 	n.cfg.MoveState = movePlan
-	page := f.device.main.at
+	page := f.devices[0].main.at
 	page.Pid.Store(1)
 	page.MoveOutNs.Store(40e6)
 	page.MoveInNs.Store(50e6)
@@ -31,7 +31,7 @@ const movesNow = moveTell | moveOut | 2<<moveOutShift | 5<<moveInShift
 
 func TestMove_ThePlanWaitsForTheState(t *testing.T) {
 	n, m, f, plan := moving(t)
-	main, d := n.mains[100], f.device
+	main, d := n.mains[100], f.devices[0]
 	if told := n.mainDevices(main)[0].Movable; len(told) != 1 || told[0] != (api.Movable{Kind: api.MoveOptimizer, Bytes: 2 << 30, OutNs: 40e6, InNs: 50e6}) {
 		t.Fatalf("%+v is told", told)
 	}
@@ -87,8 +87,8 @@ func TestMove_NotWhereItMayNot(t *testing.T) {
 	for name, change := range map[string]func(*node, *fillJob, *api.Plan){
 		"the site does not let it": func(n *node, _ *fillJob, _ *api.Plan) { n.cfg.MoveState = moveOff },
 		"the owner said no":        func(n *node, _ *fillJob, _ *api.Plan) { n.mains[100].options = n.cfg.mainOptions("move=off") },
-		"nothing could leave":      func(_ *node, f *fillJob, _ *api.Plan) { f.device.main.at.MoveBytes.Store(0) },
-		"less could leave":         func(_ *node, f *fillJob, _ *api.Plan) { f.device.main.at.MoveBytes.Store(1<<30 - 1) },
+		"nothing could leave":      func(_ *node, f *fillJob, _ *api.Plan) { f.devices[0].main.at.MoveBytes.Store(0) },
+		"less could leave":         func(_ *node, f *fillJob, _ *api.Plan) { f.devices[0].main.at.MoveBytes.Store(1<<30 - 1) },
 		"of no bytes":              func(_ *node, _ *fillJob, p *api.Plan) { p.Move.Bytes = 0 },
 		"the bubbles are wrong":    func(_ *node, _ *fillJob, p *api.Plan) { p.Move.Out = 6 },
 		"and beyond all":           func(_ *node, _ *fillJob, p *api.Plan) { p.Move.In = 256 },
@@ -99,7 +99,7 @@ func TestMove_NotWhereItMayNot(t *testing.T) {
 			change(n, f, &plan)
 			n.takePlan(plan)
 			n.tickMain(n.mains[100])
-			c := f.device.control.at
+			c := f.devices[0].control.at
 			if c.Move.Load()&moveOut != 0 || f.rec.Move != nil || c.Plan.Load() != 0 || f.planID() != 11 || f.rec.Stopping != "" {
 				t.Errorf("move %#x, plan %d taken, %q", c.Move.Load(), f.planID(), f.rec.Stopping)
 			}
@@ -126,7 +126,7 @@ func TestMove_CachedBlocks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, _, f, plan := moving(t)
-			main, d := n.mains[100], f.device
+			main, d := n.mains[100], f.devices[0]
 			main.options = n.cfg.mainOptions(c.options)
 			page := d.main.at
 			page.CacheOutNs.Store(4e6)
@@ -186,7 +186,7 @@ func TestMove_CachedBlocks(t *testing.T) {
 // When the fill job leaves its allocator keeps what it has again.
 func TestMove_CachedBlocksStayOnceTheJobHasLeft(t *testing.T) {
 	n, _, f, _ := moving(t)
-	main, d := n.mains[100], f.device
+	main, d := n.mains[100], f.devices[0]
 	main.options = n.cfg.mainOptions("move=cache")
 	d.main.at.CacheBytes.Store(1 << 30)
 	f.rec.Move = &api.PlanMove{Kind: api.MoveCache, Out: 0, In: 0, Bytes: 1 << 30}
@@ -194,7 +194,7 @@ func TestMove_CachedBlocksStayOnceTheJobHasLeft(t *testing.T) {
 	if d.control.at.Cache.Load()&moveOut == 0 {
 		t.Errorf("cache %#x", d.control.at.Cache.Load())
 	}
-	n.unbind(d)
+	n.unbind(f)
 	n.tickMain(main)
 	if d.control.at.Cache.Load() != moveTell {
 		t.Errorf("cache %#x once it has left", d.control.at.Cache.Load())
@@ -206,7 +206,7 @@ func inForce(t *testing.T) (*node, *fillJob) {
 	t.Helper()
 	n, _, f, plan := moving(t)
 	n.takePlan(plan)
-	f.device.main.at.MoveTimes.Store(1)
+	f.devices[0].main.at.MoveTimes.Store(1)
 	n.tickMain(n.mains[100])
 	if f.plan.file == nil {
 		t.Fatal("the plan was not handed out")
@@ -225,15 +225,15 @@ func TestMove_TakenBack(t *testing.T) {
 	}{
 		"nothing happens": {func(*node, *fillJob) {}, movesNow, "", false, false},
 		"its program keeps it": {
-			func(_ *node, f *fillJob) { f.device.main.at.MoveBytes.Store(0) }, 0, "its program keeps it there", true, true,
+			func(_ *node, f *fillJob) { f.devices[0].main.at.MoveBytes.Store(0) }, 0, "its program keeps it there", true, true,
 		},
-		"the governor cuts": {func(_ *node, f *fillJob) { f.device.governor.cuts++ }, 0, "slowed the main job", false, true},
+		"the governor cuts": {func(_ *node, f *fillJob) { f.devices[0].governor.cuts++ }, 0, "slowed the main job", false, true},
 		"filling is disabled": {
-			func(_ *node, f *fillJob) { f.device.governor.disabled = "too slow" }, moveTell, "", false, false,
+			func(_ *node, f *fillJob) { f.devices[0].governor.disabled = "too slow" }, moveTell, "", false, false,
 		},
-		"the fill job has left": {func(n *node, f *fillJob) { n.unbind(f.device) }, moveTell, "", false, false},
+		"the fill job has left": {func(n *node, f *fillJob) { n.unbind(f) }, moveTell, "", false, false},
 		"the main job ends":     {func(n *node, _ *fillJob) { n.mains[100].ending = true }, 0, "", false, false},
-		"its program ended":     {func(_ *node, f *fillJob) { f.device.main.at.Pid.Store(0); f.device.main.at.MoveBytes.Store(0) }, movesNow, "", false, false},
+		"its program ended":     {func(_ *node, f *fillJob) { f.devices[0].main.at.Pid.Store(0); f.devices[0].main.at.MoveBytes.Store(0) }, movesNow, "", false, false},
 		"a plan without comes, and is not followed yet": {func(n *node, f *fillJob) {
 			f.page.at.Plan.Store(11)
 			n.takePlan(api.Plan{Assignment: 7, ID: 12, Text: json.RawMessage(`{}`)})
@@ -250,7 +250,7 @@ func TestMove_TakenBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, f := inForce(t)
-			d := f.device
+			d := f.devices[0]
 			c.change(n, f)
 			n.tickMain(n.mains[100])
 			if got := d.control.at.Move.Load(); got != c.word {
@@ -270,10 +270,10 @@ func TestMove_TakenBack(t *testing.T) {
 func TestMove_FailsBeforeItBegan(t *testing.T) {
 	n, _, f, plan := moving(t)
 	n.takePlan(plan)
-	f.device.main.at.MoveBytes.Store(0)
+	f.devices[0].main.at.MoveBytes.Store(0)
 	n.tickMain(n.mains[100])
-	if f.rec.Stopping != "" || f.device.noMove == "" || f.planID() != 11 || f.device.control.at.Plan.Load() != 0 {
-		t.Errorf("%q, %q, plan %d", f.rec.Stopping, f.device.noMove, f.planID())
+	if f.rec.Stopping != "" || f.devices[0].noMove == "" || f.planID() != 11 || f.devices[0].control.at.Plan.Load() != 0 {
+		t.Errorf("%q, %q, plan %d", f.rec.Stopping, f.devices[0].noMove, f.planID())
 	}
 }
 
@@ -293,7 +293,7 @@ func TestDaemon_HasStateMovedForAPlan(t *testing.T) {
 	word := func() uint32 {
 		s.node.mu.Lock()
 		defer s.node.mu.Unlock()
-		return s.node.fills[7].device.control.at.Move.Load()
+		return s.node.fills[7].devices[0].control.at.Move.Load()
 	}
 	s.order(func(o *api.NodeOrders) {
 		o.Plans = []api.Plan{{Assignment: 7, ID: 11, Text: json.RawMessage(`{"version":1}`), Move: &api.PlanMove{Kind: api.MoveOptimizer, Out: 2, In: 5, Bytes: 1 << 30}}}

@@ -78,11 +78,15 @@ type mainDevice struct {
 	governor *governor
 	fill     *fillJob
 	usedHere used // by fill jobs that have ended here
-	told     toldCycle
-	trace    *eventTrace
-	record   *recording // nil: off
-	noMove   string     // why the main job's state stays there for the rest of it
-	handed   struct {   // the main page, last
+
+	chunkTail uint64 // of its supervisor's chunks, up to where they are recorded
+	limited   int64  // the memory that the driver was told of it
+
+	told   toldCycle
+	trace  *eventTrace
+	record *recording // nil: off
+	noMove string     // why the main job's state stays there for the rest of it
+	handed struct {   // the main page, last
 		to process
 		at time.Time
 	}
@@ -211,8 +215,11 @@ func (n *node) freeDevices() []device.Device {
 		}
 	}
 	for _, f := range n.fills {
-		if f.rec.Assignment.State != pipefill.AssignmentEnded {
-			held[f.rec.Assignment.Device] = true
+		if f.rec.Assignment.State == pipefill.AssignmentEnded {
+			continue
+		}
+		for _, id := range f.rec.Assignment.Devices() {
+			held[id] = true
 		}
 	}
 	var free []device.Device
@@ -404,7 +411,7 @@ func (n *node) closeMain(m *mainJob) {
 		delete(n.beats, d.control.at)
 		n.beatMu.Unlock()
 		if d.fill != nil {
-			d.fill.device = nil
+			d.fill.devices = nil
 		}
 		d.trace.close()
 		d.main.close()

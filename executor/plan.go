@@ -33,7 +33,7 @@ func (p *heldPlan) close() {
 // there all the same, lest it be sent for ever.
 func (n *node) takePlan(p api.Plan) {
 	f := n.fills[p.Assignment]
-	if f == nil || f.ended() || p.ID == 0 || f.planID() == p.ID || !n.takeMove(f, p) {
+	if f == nil || f.ended() || p.ID == 0 || f.planID() == p.ID || f.width() > 1 || !n.takeMove(f, p) {
 		return
 	}
 	n.handPlan(f, p)
@@ -50,8 +50,8 @@ func (n *node) handPlan(f *fillJob, p api.Plan) {
 	}
 	f.plan.close()
 	f.plan = heldPlan{p.ID, file, p.Move != nil}
-	if f.device != nil {
-		f.device.control.at.Plan.Store(p.ID)
+	for _, d := range f.devices {
+		d.control.at.Plan.Store(p.ID)
 	}
 	n.changed()
 	n.log.Info("plan taken", "fill_job_id", f.rec.Assignment.Job.JobID, "assignment", p.Assignment, "bytes", len(p.Text))

@@ -55,7 +55,7 @@ func TestDaemon_HandsAPlanToItsFillJob(t *testing.T) {
 	control := func() uint64 {
 		s.node.mu.Lock()
 		defer s.node.mu.Unlock()
-		return s.node.fills[7].device.control.at.Plan.Load()
+		return s.node.fills[7].devices[0].control.at.Plan.Load()
 	}
 	for id, text := range map[uint64]string{11: `{"version":1}`, 12: `{"version":2}`} {
 		hand(id, text)

@@ -121,6 +121,9 @@ func (r *recording) chunks(f *fillJob, tail uint64) uint64 {
 	return tail
 }
 
+// recordChunks takes in what the device's fill job ran since the last time.
+func (d *mainDevice) recordChunks() { d.chunkTail = d.record.chunks(d.fill, d.chunkTail) }
+
 // copied is a copy of the newest records, oldest first, most of them at most;
 // cut is set where there were more.
 func (r *recording) copied(most int) (records []record, cut bool) {
@@ -208,7 +211,7 @@ func (n *node) startRecording(d *mainDevice) {
 		on = 1
 		delete(n.kept, d.device.ID)
 		if f := d.fill; f != nil && f.super != nil {
-			f.chunkTail = f.super.at.ChunkHead.Load()
+			d.chunkTail = f.super.at.ChunkHead.Load()
 		}
 	}
 	d.control.at.Recording.Store(on)

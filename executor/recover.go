@@ -231,8 +231,13 @@ func (n *node) device(id pipefill.DeviceID) (device.Device, bool) {
 func (n *node) restoreFill(rec fillRecord) {
 	f := &fillJob{rec: rec, chargedAt: n.now()}
 	n.fills[rec.Assignment.ID] = f
-	dev, _ := n.device(rec.Assignment.Device)
-	f.group = n.groups.group(rec.Assignment.ID, dev)
+	var devices []device.Device
+	for _, id := range rec.Assignment.Devices() {
+		if d, here := n.device(id); here {
+			devices = append(devices, d)
+		}
+	}
+	f.group = n.groups.group(rec.Assignment.ID, devices...)
 	if f.ended() {
 		n.clearAway(f)
 		return
@@ -264,14 +269,14 @@ func (n *node) restoreFill(rec fillRecord) {
 	if f.super == nil {
 		return
 	}
-	if f.device != nil {
+	for _, d := range f.devices {
 		// The device's totals begin anew; what was filled before is not of them.
-		f.device.usedHere = f.device.usedHere.minus(f.super.at.used(0))
+		d.usedHere = d.usedHere.minus(f.super.at.used(0))
 	}
 	switch {
 	case f.rec.Stopping != "":
 		f.killNs = n.mono()
-	case f.device == nil:
+	case len(f.devices) == 0:
 		n.evict(f, pipefill.OutcomeEvicted, "the main job ended", false)
 	case rec.Assignment.State == pipefill.AssignmentRunning:
 		f.runningNs = n.mono()
@@ -293,13 +298,11 @@ func (n *node) clearAway(f *fillJob) {
 	f.group = nil
 }
 
-// restoreSupervisor finds the device of a fill job and the supervisor that is
+// restoreSupervisor finds the devices of a fill job and the supervisor that is
 // still alive, or starts another.
 func (n *node) restoreSupervisor(f *fillJob) error {
-	if d := n.slot(f.rec.Assignment); d != nil {
-		f.device = d
-		n.bind(d, f)
-	}
+	f.devices = n.slots(f.rec.Assignment)
+	n.bind(f)
 	if p := f.rec.Supervisor; p.alive() {
 		file, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Pid, superPageFd), os.O_RDWR, 0)
 		if err == nil {
@@ -328,18 +331,17 @@ func (n *node) restoreSupervisor(f *fillJob) error {
 // job is stopped first: nobody watched it.
 func (n *node) replaceSupervisor(f *fillJob) error {
 	var nodes []device.Node
-	if f.device != nil {
-		nodes = n.otherNodes(f.rec.Assignment.Device)
+	if len(f.devices) > 0 {
+		nodes = n.otherNodes(f.rec.Assignment.Devices())
 	}
 	if err := f.group.create(nodes); err != nil {
 		return err
 	}
-	if f.device == nil {
+	if len(f.devices) == 0 {
 		// Without a main job there is no gate to follow: only its end is left.
 		super, err := newPage[superPage]("supervisor", superMagic)
 		if err == nil {
-			before := n.ledger.sums[f.rec.Assignment.ID]
-			super.at.DeviceNs.Store(uint64(before.DeviceNs))
+			super.at.charged(n.ledger.sums[f.rec.Assignment.ID], f.width())
 			f.super = super
 		}
 		return err
@@ -354,11 +356,11 @@ func (n *node) replaceSupervisor(f *fillJob) error {
 	return n.saveFill(f, f.rec)
 }
 
-// otherNodes are the device nodes a fill job on id must not open.
-func (n *node) otherNodes(id pipefill.DeviceID) []device.Node {
+// otherNodes are the device nodes a fill job on ids must not open.
+func (n *node) otherNodes(ids []pipefill.DeviceID) []device.Node {
 	var nodes []device.Node
 	for _, d := range n.devices {
-		if d.ID != id && d.Node != nil {
+		if !slices.Contains(ids, d.ID) && d.Node != nil {
 			nodes = append(nodes, *d.Node)
 		}
 	}

@@ -62,9 +62,9 @@ type valve interface {
 
 // waiter waits for a change of the gate word.
 type waiter interface {
-	// wait returns when the word is no longer value, somebody woke it, or
-	// untilNs has passed.
-	wait(value uint32, untilNs int64)
+	// wait returns when one of the gates' words is no longer its value, somebody
+	// woke one, or untilNs has passed.
+	wait(values []uint32, untilNs int64)
 	nowNs() int64
 }
 
@@ -74,10 +74,19 @@ type recorder interface {
 	opening(openNs, runNs int64)
 }
 
-// runner is the loop of one supervisor.
+// gate is one device's, as the runner last saw it.
+type gate struct {
+	main     *mainPage
+	word     uint32
+	openedNs int64 // when this opening was first seen
+}
+
+// runner is the loop of one supervisor. Of a fill job with several devices the
+// gate is open while those of all are, until the earliest of their deadlines.
 type runner struct {
-	main    *mainPage
-	control *controlPage
+	gates   []gate
+	raw     []uint32     // the gates' words as of the last look
+	control *controlPage // any of them: one daemon beats in all
 	fill    *fillPage
 	super   *superPage
 	valve   valve
@@ -92,8 +101,7 @@ type runner struct {
 	running   bool  // charged: thawed, or chunked and within an opening
 	frozen    bool
 	cpuBound  bool   // a cpu device: CPU time outside the gate is device time
-	word      uint32 // of the opening last seen
-	openedNs  int64  // when it was
+	word      uint32 // of the opening last seen, see look
 	until     int64  // the end of the current opening
 	cpuAtOpen int64
 	cpuAtStop int64 // of the opening before
@@ -116,10 +124,8 @@ func (r *runner) run() {
 			r.stop(now)
 			return
 		}
-		s := readGate(r.main)
-		if s.word != r.word {
-			r.word, r.openedNs = s.word, now
-		}
+		s := r.look(now)
+		r.word = s.word
 		until := r.allowedUntil(s, now)
 		switch {
 		case until != 0 && !r.running:
@@ -129,8 +135,55 @@ func (r *runner) run() {
 		case until != 0:
 			r.until = until
 		}
-		r.waiter.wait(s.word, min(r.wakeAt(until), now+int64(longestWait)))
+		r.waiter.wait(r.raw, min(r.wakeAt(until), now+int64(longestWait)))
 	}
+}
+
+// opening is what the gates say together.
+type opening struct {
+	word  uint32 // as a gate's: bit 0 open, the rest counts openings of any
+	begin int64  // since when all are open, by the main pages
+	until int64  // the earliest deadline; 0: shut
+}
+
+// look reads all gates.
+func (r *runner) look(now int64) opening {
+	o := opening{until: 1<<63 - 1}
+	for i := range r.gates {
+		g := &r.gates[i]
+		s := readGate(g.main)
+		if r.raw[i] = s.word; s.word != g.word {
+			g.word, g.openedNs = s.word, now
+		}
+		o.begin, o.until = max(o.begin, s.begin), min(o.until, s.openUntil(g.openedNs, now))
+	}
+	o.word = together(r.raw)
+	return o
+}
+
+// words reads the gates' words alone.
+func (r *runner) words() uint32 {
+	for i := range r.gates {
+		r.raw[i] = r.gates[i].main.Word.Load()
+	}
+	return together(r.raw)
+}
+
+// together is one word of several, as opening has it: that of a single gate is
+// its own.
+func together(words []uint32) uint32 {
+	sum, open := uint32(0), uint32(wordOpen)
+	for _, w := range words {
+		sum, open = sum+w&^wordOpen, open&w
+	}
+	return sum | open
+}
+
+// edge tells whether the gate has opened or shut since the last look; that one
+// of several did is neither while others are shut.
+func (r *runner) edge() bool {
+	now := r.words()
+	return now != r.word && (len(r.raw) == 1 || (r.word|now)&wordOpen != 0)
 }
 
 // adopt stops the fill job, and charges what it ran since the supervisor
@@ -169,14 +222,14 @@ func (r *runner) lenient() bool {
 
 // allowedUntil is the end of the time the fill job may run in now, 0 if it may
 // not. The stop is taken off already when it says 0.
-func (r *runner) allowedUntil(s snapshot, now int64) int64 {
+func (r *runner) allowedUntil(s opening, now int64) int64 {
 	if r.blind(now) {
 		return 0
 	}
 	var until int64
 	switch r.super.Command.Load() {
 	case superRun:
-		until = s.openUntil(r.openedNs, now)
+		until = s.until
 	case superGrace:
 		until = int64(r.super.GraceUntilNs.Load())
 	}
@@ -204,7 +257,7 @@ func (r *runner) orphaned(now int64) bool {
 }
 
 // open lets the fill job run. Device time is charged from before the thaw.
-func (r *runner) open(s snapshot, until int64) {
+func (r *runner) open(s opening, until int64) {
 	now := r.waiter.nowNs()
 	r.running, r.thawedAt, r.until = true, now, until
 	r.super.LastOpenNs.Store(uint64(s.begin))
@@ -243,7 +296,7 @@ func (r *runner) close(now int64) {
 	// The gate is shut from the end of the bubble, or from the deadline on;
 	// stopping ahead of either is not late.
 	shut := now
-	if s := readGate(r.main); s.word == r.word && s.word&wordOpen != 0 && now < r.until {
+	if word := r.words(); word == r.word && word&wordOpen != 0 && now < r.until {
 		shut = r.until
 	}
 	lenient := r.lenient()
@@ -304,11 +357,14 @@ func (r *runner) note(shut, stopped, cpu, late int64, overrun uint64) {
 func (r *runner) quiet(shut int64) bool {
 	before := r.valve.cpuNs()
 	end := shut + int64(chunkGrace)
-	for r.waiter.nowNs() < end {
-		r.waiter.wait(r.word, end)
-		if r.main.Word.Load() != r.word {
+	for {
+		if r.edge() {
 			return true // the next edge is here already: nothing to measure
 		}
+		if r.waiter.nowNs() >= end {
+			break
+		}
+		r.waiter.wait(r.raw, end)
 	}
 	ran := r.valve.cpuNs() - before
 	if ran < int64(chunkGrace)/2 || !r.cpuBound {
@@ -351,8 +407,7 @@ func (r *runner) stop(now int64) int64 {
 	waits := r.waitsStill()
 	r.freeze()
 	for wait := int64(stopLookFirst); !r.stopped(wait); wait = min(8*wait, int64(stopLookLast)) {
-		word := r.main.Word.Load()
-		if r.running && word&wordOpen != 0 && word != r.word {
+		if word := r.words(); r.running && word&wordOpen != 0 && word != r.word {
 			break
 		}
 		// A thread in an uninterruptible call is not running; one that never
@@ -386,7 +441,8 @@ func (r *runner) stopped(wait int64) bool {
 		if r.valve.stopped(r.waiter.nowNs()) {
 			return true
 		}
-		r.waiter.wait(r.main.Word.Load(), r.waiter.nowNs()+wait)
+		r.words()
+		r.waiter.wait(r.raw, r.waiter.nowNs()+wait)
 		wait = 0
 	}
 	return r.valve.stopped(r.waiter.nowNs() + min(wait, int64(stopLookWaiting)))
@@ -400,6 +456,6 @@ func (r *runner) freeze() {
 
 // waitsStill tells whether the main job is in the bubble of this opening.
 func (r *runner) waitsStill() bool {
-	word := r.main.Word.Load()
+	word := r.words()
 	return word&wordOpen != 0 && word == r.word
 }

@@ -1,6 +1,8 @@
 package executor
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ type stage struct {
 	now     int64
 	events  []stageEvent // in order
 	main    mainPage
+	others  []mainPage // of a gang's other devices
 	control controlPage
 	fill    fillPage
 	super   superPage
@@ -65,9 +68,11 @@ func (s *stage) advance(to int64) {
 	s.now = to
 }
 
-func (s *stage) wait(value uint32, until int64) {
-	if s.main.Word.Load() != value {
-		return
+func (s *stage) wait(values []uint32, until int64) {
+	for i, g := range s.gates() {
+		if g.main.Word.Load() != values[i] {
+			return
+		}
 	}
 	if len(s.events) > 0 && s.events[0].at <= until {
 		e := s.events[0]
@@ -126,8 +131,24 @@ func (s *stage) play(mode pipefill.Mode, until int64) {
 	s.at(until, func() { s.super.Command.Store(superExit) })
 	s.beating = true
 	s.advance(1)
-	r := &runner{main: &s.main, control: &s.control, fill: &s.fill, super: &s.super, valve: s, waiter: s, mode: mode, cpuBound: true}
+	r := s.runner(mode)
 	r.run()
+}
+
+func (s *stage) gates() []gate {
+	gates := []gate{{main: &s.main}}
+	for i := range s.others {
+		gates = append(gates, gate{main: &s.others[i]})
+	}
+	return gates
+}
+
+func (s *stage) runner(mode pipefill.Mode) *runner {
+	gates := s.gates()
+	return &runner{
+		gates: gates, raw: make([]uint32, len(gates)), control: &s.control, fill: &s.fill, super: &s.super,
+		valve: s, waiter: s, mode: mode, cpuBound: true,
+	}
 }
 
 func newStage() *stage {
@@ -229,7 +250,8 @@ func TestRunner_StopsWithin200msOfADeadDaemon(t *testing.T) {
 		s.bubble(100*ms, 40_000*ms, 30_000*ms)
 		s.beating = true
 		s.advance(1)
-		r := &runner{main: &s.main, control: &s.control, fill: &s.fill, super: &s.super, valve: s, waiter: s, mode: pipefill.ModeSignal}
+		r := s.runner(pipefill.ModeSignal)
+		r.cpuBound = false
 		s.events = append(s.events[:1:1], stageEvent{500 * ms, func() { die(s, r) }})
 		r.run()
 		if len(s.log) != 1 || s.log[0].to > 751*ms || !s.frozen {
@@ -333,5 +355,82 @@ func TestRunner_ChunkedIsStoppedWhenCaught(t *testing.T) {
 	}
 	if s.super.Overruns.Load() != 6 || s.super.Caught.Load() != 2 {
 		t.Errorf("%d overruns, want 6; caught %d times, want 2", s.super.Overruns.Load(), s.super.Caught.Load())
+	}
+}
+
+// bubbleOn is bubble of another device of the gang.
+func (s *stage) bubbleOn(m *mainPage, begin, end, deadline int64) {
+	s.events = append(s.events, stageEvent{begin, func() {
+		m.BeginNs.Store(uint64(begin))
+		m.EndNs.Store(uint64(end))
+		m.DeadlineNs.Store(uint64(deadline))
+		m.Word.Store(m.Word.Load() + 2 | wordOpen)
+	}}, stageEvent{end, func() { m.Word.Store(m.Word.Load() &^ wordOpen) }})
+}
+
+func (s *stage) inOrder() {
+	slices.SortStableFunc(s.events, func(a, b stageEvent) int { return cmp.Compare(a.at, b.at) })
+}
+
+// A gang's gate is open while all gates are, until the earliest deadline, and shuts
+// with the first that shuts.
+func TestRunner_AGangRunsWhileAllGatesAreOpen(t *testing.T) {
+	s := newStage()
+	s.others = make([]mainPage, 2)
+	// All open from 120; the second's deadline comes first.
+	s.bubble(100*ms, 200*ms, 190*ms)
+	s.bubbleOn(&s.others[0], 120*ms, 200*ms, 160*ms)
+	s.bubbleOn(&s.others[1], 110*ms, 200*ms, 190*ms)
+	// All open from 330 to 350, when the third ends early.
+	s.bubble(300*ms, 400*ms, 390*ms)
+	s.bubbleOn(&s.others[0], 330*ms, 400*ms, 390*ms)
+	s.bubbleOn(&s.others[1], 310*ms, 350*ms, 390*ms)
+	// Never all at once, and then one that is not offered.
+	s.bubble(500*ms, 540*ms, 540*ms)
+	s.bubbleOn(&s.others[0], 545*ms, 580*ms, 580*ms)
+	s.bubbleOn(&s.others[1], 500*ms, 600*ms, 600*ms)
+	s.inOrder()
+	s.play(pipefill.ModeSignal, 700*ms)
+	want := []stop{{120 * ms, 160 * ms}, {330 * ms, 350 * ms}}
+	if len(s.log) != len(want) {
+		t.Fatalf("ran %+v, want %+v", s.log, want)
+	}
+	for i, w := range want {
+		if got := s.log[i]; got.from < w.from || got.from > w.from+ms || got.to > w.to+ms || got.to < w.to-2*ms {
+			t.Errorf("ran %+v, want %+v", got, w)
+		}
+	}
+	if n := s.super.Overruns.Load(); n != 0 || s.super.Openings.Load() != 2 {
+		t.Errorf("%d overruns in %d openings", n, s.super.Openings.Load())
+	}
+	charged := int64(s.super.DeviceNs.Load())
+	if charged < 58*ms || charged > 62*ms {
+		t.Errorf("charged %d us for 60 ms", charged/us)
+	}
+}
+
+// A chunked gang that runs on after one of its gates has shut early is stopped
+// after the grace, however often another gate shuts and opens meanwhile.
+func TestRunner_AGangThatRunsOnIsStopped(t *testing.T) {
+	s := newStage()
+	s.fill.Pid.Store(1)
+	s.fill.Running.Store(1)
+	s.others = make([]mainPage, 1)
+	for i := int64(1); i <= 5; i++ {
+		at := 100 * ms * i
+		s.bubble(at, at+10*ms, at+50*ms)
+		s.bubbleOn(&s.others[0], at, at+11*ms, at+50*ms)
+		s.bubbleOn(&s.others[0], at+12*ms, at+13*ms, at+50*ms)
+		s.bubbleOn(&s.others[0], at+14*ms, at+40*ms, at+50*ms)
+	}
+	s.inOrder()
+	s.play(pipefill.ModeChunked, 700*ms)
+	if len(s.log) != 5 {
+		t.Fatalf("stopped %d times in 5 openings", len(s.log))
+	}
+	for _, l := range s.log {
+		if ran := l.to - l.from; ran > 10*ms+int64(chunkGrace)+ms {
+			t.Errorf("ran for %d us from %d ms on", ran/us, l.from/ms)
+		}
 	}
 }

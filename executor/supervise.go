@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,22 +22,26 @@ import (
 // superviseVerb is the hidden subcommand.
 const superviseVerb = "supervise"
 
-// The descriptors of a supervisor. A new daemon finds them in /proc/PID/fd.
+// The descriptors of a supervisor. A new daemon finds them in /proc/PID/fd. The
+// main and control pages of a gang's other devices follow, the latter so that
+// they are found there.
 const (
 	superMainFd = 3 + iota
 	superControlFd
 	superFillFd
 	superPageFd
+	superOtherFd
 )
 
 // superviseOrder is the supervisor's argument.
 type superviseOrder struct {
-	ID       int64             `json:"id"`    // of the assignment
-	Job      int64             `json:"job"`   // the fill job's number, for traces
-	Group    string            `json:"group"` // the v2 group of the fill job
-	Device   pipefill.DeviceID `json:"device"`
-	Mode     pipefill.Mode     `json:"mode"`
-	TraceDir string            `json:"trace_dir,omitempty"`
+	ID       int64              `json:"id"`    // of the assignment
+	Job      int64              `json:"job"`   // the fill job's number, for traces
+	Group    string             `json:"group"` // the v2 group of the fill job
+	Device   pipefill.DeviceID  `json:"device"`
+	Others   pipefill.DeviceSet `json:"others,omitempty"`
+	Mode     pipefill.Mode      `json:"mode"`
+	TraceDir string             `json:"trace_dir,omitempty"`
 }
 
 // supervise is the supervisor's life.
@@ -70,9 +75,18 @@ func supervise(argument string) error {
 }
 
 func newRunner(order superviseOrder) (*runner, error) {
-	main, err := mapPage[mainPage](os.NewFile(superMainFd, "main"))
-	if err != nil {
-		return nil, err
+	var gates []gate
+	var words []*atomic.Uint32
+	for i := range 1 + len(order.Others.List()) {
+		fd := superMainFd
+		if i > 0 {
+			fd = superOtherFd + 2*(i-1)
+		}
+		main, err := mapPage[mainPage](os.NewFile(uintptr(fd), "main"))
+		if err != nil {
+			return nil, err
+		}
+		gates, words = append(gates, gate{main: main.at}), append(words, &main.at.Word)
 	}
 	control, err := mapPage[controlPage](os.NewFile(superControlFd, "control"))
 	if err != nil {
@@ -94,8 +108,8 @@ func newRunner(order superviseOrder) (*runner, error) {
 		return nil, err
 	}
 	return &runner{
-		main: main.at, control: control.at, fill: fill.at, super: super.at,
-		valve: v, waiter: newFutex(&main.at.Word), mode: order.Mode, cpuBound: order.Device.Kind() == pipefill.KindCPU,
+		gates: gates, raw: make([]uint32, len(gates)), control: control.at, fill: fill.at, super: super.at,
+		valve: v, waiter: newFutex(words), mode: order.Mode, cpuBound: order.Device.Kind() == pipefill.KindCPU,
 	}, nil
 }
 
@@ -159,7 +173,9 @@ func watchDaemon(r *runner) {
 		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if n, err := unix.Poll(fds[:], int(watchEvery.Milliseconds())); err == nil && n > 0 {
 			r.daemonGone.Store(true)
-			futexWake(&r.main.Word)
+			for _, g := range r.gates {
+				futexWake(&g.main.Word)
+			}
 		}
 	}
 }

@@ -64,7 +64,15 @@ const (
 
 var _ = [1]struct{}{}[unsafe.Sizeof(superPage{})-superSize]
 
-// used reads what the fill job has used, an opening that goes on included.
+// charged sets what supervisors before this one have charged to so many devices.
+func (p *superPage) charged(sum used, devices int64) {
+	p.DeviceNs.Store(uint64(sum.DeviceNs / devices))
+	p.OverrunNs.Store(uint64(sum.OverrunNs / devices))
+	p.Openings.Store(uint64(sum.Openings))
+}
+
+// used reads what the fill job has used of each of its devices, an opening that
+// goes on included.
 func (p *superPage) used(nowNs int64) used {
 	u := used{
 		DeviceNs: int64(p.DeviceNs.Load()), OverrunNs: int64(p.OverrunNs.Load()), Openings: int64(p.Openings.Load()),

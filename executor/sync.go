@@ -167,7 +167,7 @@ func (n *node) snapshot() api.NodeSync {
 	n.syncs++
 	s := api.NodeSync{
 		Node: n.cfg.Node, Version: pipefill.Version(), Run: n.run, Seq: n.syncs, WaitMs: syncWait.Milliseconds(), OrdersSeen: n.record.OrdersSeen,
-		TakesPlans: true, Devices: []api.NodeDevice{}, Mains: []api.MainDevice{}, Assignments: []api.NodeAssignment{},
+		TakesPlans: true, TakesGangs: true, Devices: []api.NodeDevice{}, Mains: []api.MainDevice{}, Assignments: []api.NodeAssignment{},
 		Usage: n.ledger.unsent(syncUsageMost), Faults: []string{},
 	}
 	for _, d := range n.devices {
@@ -179,12 +179,12 @@ func (n *node) snapshot() api.NodeSync {
 		}
 	}
 	for _, a := range n.orders {
-		s.Assignments = append(s.Assignments, api.NodeAssignment{ID: a.ID, Job: a.Job, Device: a.Device, State: a.State})
+		s.Assignments = append(s.Assignments, api.NodeAssignment{ID: a.ID, Job: a.Job, Device: a.Device, Others: a.Others, State: a.State})
 	}
 	for _, f := range n.sortedFills() {
 		a := f.rec.Assignment
 		s.Assignments = append(s.Assignments, api.NodeAssignment{
-			ID: a.ID, Job: a.Job, Device: a.Device, State: a.State, Outcome: a.Outcome, Reason: a.Reason,
+			ID: a.ID, Job: a.Job, Device: a.Device, Others: a.Others, State: a.State, Outcome: a.Outcome, Reason: a.Reason,
 			ExitCode: f.rec.ExitCode, EndedMs: f.rec.EndedMs, Plan: f.planID(), At: f.planPosition(),
 		})
 	}
@@ -239,6 +239,8 @@ func (n *node) mainDevices(m *mainJob) []api.MainDevice {
 			md.Enabled, md.Reason = false, g.disabled
 		case len(m.rec.Devices[i].Openers) == 0:
 			md.Enabled, md.Reason = false, "its program has not opened the device: it is to import an engine that pipefill knows, or to call pf_open (engines.md)"
+		case m.abandoned(d, n.mono()):
+			md.Enabled, md.Reason = false, "the process that announced its bubbles has ended"
 		case n.meter != nil && d.device.Node != nil && n.memoryOf(m, d).high == 0:
 			md.Enabled, md.Reason = false, "the most memory that its program holds is not known yet"
 		case n.memoryOf(m, d).full():
@@ -321,7 +323,7 @@ func (n *node) take(orders []pipefill.Assignment) {
 		switch a.State {
 		default: // this node's own word is newer
 		case pipefill.AssignmentReserved, pipefill.AssignmentReleased:
-			if a.ID > 0 && a.Job.JobID > 0 && a.Device.Validate() == nil {
+			if a.ID > 0 && a.Job.JobID > 0 && a.ValidDevices() {
 				n.orders[a.ID] = a
 				n.wants = slices.DeleteFunc(n.wants, func(w *want) bool { return sameAttempt(a.Job, w.job) })
 			}

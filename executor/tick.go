@@ -147,7 +147,7 @@ func (n *node) drainDevice(m *mainJob, d *mainDevice) {
 	})
 	d.trace.flush()
 	if f := d.fill; f != nil && f.super != nil {
-		f.chunkTail = d.record.chunks(f, f.chunkTail)
+		d.recordChunks()
 		late := f.super.at.Overruns.Load()
 		if f.rec.Assignment.Mode.MindsGate() && d.device.ID.Kind() == pipefill.KindGPU {
 			// What the library counted, by the fill job's own word: lying costs
@@ -212,6 +212,7 @@ func (n *node) lookForJobs() {
 		} else if m.absent++; m.absent >= absentMost {
 			n.endMain(m, "the main job vanished")
 		}
+		n.leaveAbandoned(m)
 	}
 	for _, f := range n.fills {
 		if f.ended() || f.rec.Stopping != "" {
@@ -247,6 +248,23 @@ func (n *node) gather(f *fillJob, strays []int) {
 		}
 		n.log.Info("process of fill job found outside of its group", "fill_job_id", job, "pid", pid)
 	}
+}
+
+// leaveAbandoned takes fill jobs off devices that no process of the main job
+// announces any more.
+func (n *node) leaveAbandoned(m *mainJob) {
+	for _, d := range m.devices {
+		if d.fill != nil && m.abandoned(d, n.mono()) {
+			n.evict(d.fill, pipefill.OutcomeEvicted, fmt.Sprintf("the main job's process on %s ended", d.device.ID), false)
+		}
+	}
+}
+
+// abandoned tells whether the process that announced a device's bubbles has ended
+// while its main job goes on. A child of it may still announce.
+func (m *mainJob) abandoned(d *mainDevice, nowNs int64) bool {
+	openers := m.record(d).Openers
+	return len(openers) > 0 && nowNs-int64(d.main.at.BeatNs.Load()) > int64(absentEvery) && !slices.ContainsFunc(openers, process.alive)
 }
 
 func (m *mainJob) hasOpener() bool {

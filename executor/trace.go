@@ -37,7 +37,11 @@ func newTrace(order superviseOrder) (*trace, error) {
 	if err := errors.Join(err[:]...); err != nil {
 		return nil, err
 	}
-	_, err[2] = fmt.Fprintf(t.readings, "{\"assignment\": %d, \"job\": %d, \"device\": %q, \"mode\": %q}\n", order.ID, order.Job, order.Device, order.Mode)
+	others := ""
+	if order.Others != "" {
+		others = fmt.Sprintf(", \"others\": %q", order.Others)
+	}
+	_, err[2] = fmt.Fprintf(t.readings, "{\"assignment\": %d, \"job\": %d, \"device\": %q%s, \"mode\": %q}\n", order.ID, order.Job, order.Device, others, order.Mode)
 	if err[2] != nil {
 		return nil, fmt.Errorf("write trace: %w", err[2])
 	}

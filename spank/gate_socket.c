@@ -38,6 +38,8 @@ int pf_gate_socket_open(const char *dir, const char *verb, const char *device,
 		return pf_error_set(error, "%.200s: the path is too long", dir);
 	pf_message_begin(&request, verb);
 	pf_message_add(&request, "device", device ? device : "");
+	/* So many gates the fill side minds at once. */
+	pf_message_add_number(&request, "devices", PF_DEVICES_MAX);
 	if (pf_message_call(path, &request, deadline_ms, reply, error))
 		return -1;
 	if (strcmp(reply->status, "ok")) {

@@ -40,9 +40,17 @@
 /* Longest sleep, so that an end or a dead daemon is seen soon. */
 #define SLEEP_NS 50000000ull
 
-struct pf_fill {
+/* One device's gate. */
+struct gate {
 	const struct pf_main_page *main;
 	const struct pf_control_page *control;
+};
+
+/* Of a fill job with several devices the gate is open while those of all are,
+ * until the earliest of their deadlines. */
+struct pf_fill {
+	struct gate gate[PF_DEVICES_MAX];
+	int gates;
 	struct pf_fill_page *page;
 	uint64_t begin_ns;    /* of the chunk that runs, 0: none */
 	uint64_t deadline_ns; /* of the bubble it began in */
@@ -67,17 +75,27 @@ static uint64_t now_ns(void)
 static int map_pages(struct pf_fill *fill, const struct pf_reply *pages,
 		     struct pf_error *error)
 {
-	if (pages->fd_count != 3)
-		return pf_error_set(error, "pipefilld sent %d pages, not 3",
+	int i;
+
+	/* The fill page stands behind those of the first device. */
+	if (pages->fd_count < 3 || !(pages->fd_count & 1))
+		return pf_error_set(error,
+				    "pipefilld sent %d pages, not 3, 5, ...",
 				    pages->fd_count);
-	fill->main = pf_gate_socket_map(pages->fd[0], PF_MAIN_SIZE,
-					PF_MAIN_MAGIC, 0, error);
-	if (!fill->main)
-		return -1;
-	fill->control = pf_gate_socket_map(pages->fd[1], PF_CONTROL_SIZE,
-					   PF_CONTROL_MAGIC, 0, error);
-	if (!fill->control)
-		return -1;
+	fill->gates = pages->fd_count / 2;
+	for (i = 0; i < fill->gates; i++) {
+		const int *fd = &pages->fd[i ? 2 * i + 1 : 0];
+		struct gate *gate = &fill->gate[i];
+
+		gate->main = pf_gate_socket_map(fd[0], PF_MAIN_SIZE,
+						PF_MAIN_MAGIC, 0, error);
+		if (!gate->main)
+			return -1;
+		gate->control = pf_gate_socket_map(fd[1], PF_CONTROL_SIZE,
+						   PF_CONTROL_MAGIC, 0, error);
+		if (!gate->control)
+			return -1;
+	}
 	fill->page = pf_gate_socket_map(pages->fd[2], PF_FILL_SIZE,
 					PF_FILL_MAGIC, 1, error);
 	return fill->page ? 0 : -1;
@@ -85,10 +103,14 @@ static int map_pages(struct pf_fill *fill, const struct pf_reply *pages,
 
 static void unmap_pages(struct pf_fill *fill)
 {
-	if (fill->main)
-		munmap((void *) fill->main, PF_MAIN_SIZE);
-	if (fill->control)
-		munmap((void *) fill->control, PF_CONTROL_SIZE);
+	int i;
+
+	for (i = 0; i < fill->gates; i++) {
+		if (fill->gate[i].main)
+			munmap((void *) fill->gate[i].main, PF_MAIN_SIZE);
+		if (fill->gate[i].control)
+			munmap((void *) fill->gate[i].control, PF_CONTROL_SIZE);
+	}
 	if (fill->page)
 		munmap(fill->page, PF_FILL_SIZE);
 }
@@ -116,7 +138,7 @@ struct pf_fill *pf_fill_open(void)
 		free(fill);
 		fill = NULL;
 	} else {
-		fill->assignment = LOAD(fill->control->assignment);
+		fill->assignment = LOAD(fill->gate[0].control->assignment);
 		fill->pid = getpid();
 		STORE(fill->page->pid, (uint32_t) fill->pid);
 		/* 50 us of slack, the default, are a sixth of a short
@@ -129,39 +151,73 @@ struct pf_fill *pf_fill_open(void)
 
 int pf_fill_stopping(struct pf_fill *fill)
 {
+	int i;
+
 	if (!fill)
 		return 0;
-	return LOAD(fill->control->fill_stop) != 0 ||
-	       LOAD(fill->control->assignment) != fill->assignment;
+	for (i = 0; i < fill->gates; i++) {
+		const struct pf_control_page *control = fill->gate[i].control;
+
+		if (LOAD(control->fill_stop) != 0 ||
+		    LOAD(control->assignment) != fill->assignment)
+			return 1;
+	}
+	return 0;
 }
 
-/* ns left of the open bubble; -1: shut; 0: open, its deadline has passed. The
- * word is read on both sides of the deadline, so that the two belong to one
- * opening. */
-static int64_t left(const struct pf_fill *fill, uint64_t now, uint32_t *opening)
+/* ns left of one device's open bubble; -1: shut; 0: open, its deadline has
+ * passed. The word is read on both sides of the deadline, so that the two belong
+ * to one opening. */
+static int64_t gate_left(const struct gate *gate, uint64_t now, uint32_t *word)
 {
-	uint32_t word = ACQUIRE(fill->main->word);
-	uint64_t deadline_ns = LOAD(fill->main->deadline_ns);
-	uint64_t beat_ns = LOAD(fill->control->beat_ns);
+	uint64_t deadline_ns, beat_ns;
 
+	*word = ACQUIRE(gate->main->word);
+	deadline_ns = LOAD(gate->main->deadline_ns);
+	beat_ns = LOAD(gate->control->beat_ns);
 	atomic_thread_fence(memory_order_acquire);
-	if (!(word & PF_WORD_OPEN) || LOAD(fill->main->word) != word)
+	if (!(*word & PF_WORD_OPEN) || LOAD(gate->main->word) != *word)
 		return -1;
 	if (now > beat_ns && now - beat_ns > PF_BEAT_STALE_NS)
 		return -1;
 	if (deadline_ns > now + DEADLINE_FAR_NS)
 		return -1;
-	*opening = word;
 	return deadline_ns > now ? (int64_t) (deadline_ns - now) : 0;
+}
+
+/* What the gates say together (executor/runner.go has the same). */
+struct look {
+	int64_t left_ns;  /* the least; -1: one is shut */
+	uint32_t opening; /* as a gate's word: counts openings of any */
+	uint32_t word;    /* of the gate that decides, at */
+	int at;
+};
+
+static struct look look(const struct pf_fill *fill, uint64_t now)
+{
+	struct look all = { .left_ns = INT64_MAX };
+	int i;
+
+	for (i = 0; i < fill->gates; i++) {
+		uint32_t word;
+		int64_t left_ns = gate_left(&fill->gate[i], now, &word);
+
+		all.opening += word & ~PF_WORD_OPEN;
+		if (left_ns >= all.left_ns)
+			continue;
+		all.left_ns = left_ns;
+		all.word = word;
+		all.at = i;
+	}
+	all.opening |= PF_WORD_OPEN;
+	return all;
 }
 
 int64_t pf_fill_left(struct pf_fill *fill)
 {
-	uint32_t opening;
-
 	if (!fill)
 		return INT64_MAX;
-	return left(fill, now_ns(), &opening);
+	return look(fill, now_ns()).left_ns;
 }
 
 void pf_fill_yield(struct pf_fill *fill)
@@ -199,22 +255,26 @@ static void begin_chunk(struct pf_fill *fill, uint64_t now, uint32_t opening,
 /* The main side wakes PF_WAKE_MOST waiters: who starts wakes the others. */
 static void pass_on(const struct pf_fill *fill)
 {
-	if (LOAD(fill->control->wake))
-		(void) syscall(SYS_futex, &fill->main->word, FUTEX_WAKE_BITSET,
-			       INT_MAX, NULL, NULL, PF_EDGE_OPEN);
+	int i;
+
+	for (i = 0; i < fill->gates; i++)
+		if (LOAD(fill->gate[i].control->wake))
+			(void) syscall(SYS_futex, &fill->gate[i].main->word,
+				       FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL,
+				       PF_EDGE_OPEN);
 }
 
 /* Sleeps until the word is not word, or ns have passed. Only openings wake: a
  * wake at the shutting would take the core from the main job just when it needs
  * it. */
-static void futex_wait(const struct pf_fill *fill, uint32_t word, uint64_t now,
+static void futex_wait(const struct gate *gate, uint32_t word, uint64_t now,
 		       uint64_t ns)
 {
 	uint64_t end_ns = now + ns;
 	struct timespec ts = { .tv_sec = (time_t) (end_ns / 1000000000u),
 			       .tv_nsec = (long) (end_ns % 1000000000u) };
 
-	if (!syscall(SYS_futex, &fill->main->word, FUTEX_WAIT_BITSET, word, &ts,
+	if (!syscall(SYS_futex, &gate->main->word, FUTEX_WAIT_BITSET, word, &ts,
 		     NULL, PF_EDGE_OPEN))
 		return;
 	if (errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
@@ -227,9 +287,9 @@ static void futex_wait(const struct pf_fill *fill, uint32_t word, uint64_t now,
 	(void) clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
 }
 
-static void spin(const struct pf_fill *fill, uint32_t word, uint64_t end_ns)
+static void spin(const struct gate *gate, uint32_t word, uint64_t end_ns)
 {
-	while (ACQUIRE(fill->main->word) == word && now_ns() < end_ns) {
+	while (ACQUIRE(gate->main->word) == word && now_ns() < end_ns) {
 #if defined(__x86_64__)
 		__builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -239,10 +299,10 @@ static void spin(const struct pf_fill *fill, uint32_t word, uint64_t end_ns)
 }
 
 /* Where the main side does not wake: how long to sleep at now; 0: spin. */
-static uint64_t sleep_armed(const struct pf_fill *fill, uint64_t now)
+static uint64_t sleep_armed(const struct gate *gate, uint64_t now)
 {
-	uint64_t margin_ns = LOAD(fill->control->margin_ns);
-	uint64_t next_ns = LOAD(fill->main->next_begin_ns);
+	uint64_t margin_ns = LOAD(gate->control->margin_ns);
+	uint64_t next_ns = LOAD(gate->main->next_begin_ns);
 
 	/* Half of the spin at least is for openings after the expected time:
 	 * three of four, as the prediction is a lower quartile. */
@@ -257,15 +317,15 @@ static uint64_t sleep_armed(const struct pf_fill *fill, uint64_t now)
 }
 
 /* Waits a while for the word to change, at most until end_ns. */
-static void await_change(const struct pf_fill *fill, uint32_t word,
-			 uint64_t now, uint64_t end_ns)
+static void await_change(const struct gate *gate, uint32_t word, uint64_t now,
+			 uint64_t end_ns)
 {
 	uint64_t sleep_ns = SLEEP_NS;
 
-	if (!LOAD(fill->control->wake))
-		sleep_ns = sleep_armed(fill, now);
+	if (!LOAD(gate->control->wake))
+		sleep_ns = sleep_armed(gate, now);
 	if (!sleep_ns) {
-		spin(fill, word,
+		spin(gate, word,
 		     end_ns - now < SPIN_NS ? end_ns : now + SPIN_NS);
 		return;
 	}
@@ -273,7 +333,7 @@ static void await_change(const struct pf_fill *fill, uint32_t word,
 		sleep_ns = SLEEP_NS;
 	if (sleep_ns > end_ns - now)
 		sleep_ns = end_ns - now;
-	futex_wait(fill, word, now, sleep_ns);
+	futex_wait(gate, word, now, sleep_ns);
 }
 
 int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
@@ -289,44 +349,44 @@ int64_t pf_fill_wait(struct pf_fill *fill, int64_t need_ns, int64_t timeout_ns)
 	if (timeout_ns >= 0)
 		end_ns = now + (uint64_t) timeout_ns;
 	for (;; now = now_ns()) {
-		uint32_t word = ACQUIRE(fill->main->word);
-		uint32_t opening = 0;
-		int64_t left_ns;
+		struct look seen;
 
 		if (pf_fill_stopping(fill))
 			return -1;
-		left_ns = left(fill, now, &opening);
-		if (left_ns > 0 && left_ns >= need_ns) {
-			begin_chunk(fill, now, opening, left_ns);
+		seen = look(fill, now);
+		if (seen.left_ns > 0 && seen.left_ns >= need_ns) {
+			begin_chunk(fill, now, seen.opening, seen.left_ns);
 			if (waited)
 				pass_on(fill);
-			return left_ns;
+			return seen.left_ns;
 		}
 		if (now >= end_ns)
 			return -1;
 		waited = 1;
-		await_change(fill, word, now, end_ns);
+		/* The gate that is shut, or shuts first, decides. */
+		await_change(&fill->gate[seen.at], seen.word, now, end_ns);
 	}
 }
 
 int pf_fill_bubble(struct pf_fill *fill, uint32_t *index, uint64_t *iteration)
 {
-	uint32_t word, opening;
-	int64_t left_ns;
+	const struct pf_main_page *main;
+	struct look before, after;
 
 	if (!fill)
 		return -1;
-	word = ACQUIRE(fill->main->word);
-	*index = LOAD(fill->main->index);
-	*iteration = LOAD(fill->main->iteration);
-	left_ns = left(fill, now_ns(), &opening);
+	main = fill->gate[0].main;
+	before = look(fill, now_ns());
+	*index = LOAD(main->index);
+	*iteration = LOAD(main->iteration);
+	after = look(fill, now_ns());
 	/* All of it is of one opening, or it is shut by now. */
-	return left_ns >= 0 && opening == word ? 0 : -1;
+	return after.left_ns >= 0 && after.opening == before.opening ? 0 : -1;
 }
 
 uint64_t pf_fill_plan_id(struct pf_fill *fill)
 {
-	return fill ? LOAD(fill->control->plan) : 0;
+	return fill ? LOAD(fill->gate[0].control->plan) : 0;
 }
 
 /* A plan that somebody could still change is none. */

@@ -135,7 +135,7 @@ static int receive(int fd, struct pf_reply *reply, struct pf_error *error)
 {
 	union {
 		struct cmsghdr align;
-		char space[CMSG_SPACE(8 * sizeof(int))];
+		char space[CMSG_SPACE((PF_MESSAGE_FDS + 5) * sizeof(int))];
 	} control;
 	struct iovec part = { reply->text, PF_MESSAGE_MAX };
 	struct msghdr message = {
@@ -172,8 +172,11 @@ int pf_message_call(const char *path, const struct pf_request *request,
 	int64_t end_ms = now_ms() + deadline_ms;
 	int fd, rc = -1;
 
+	int i;
+
 	memset(reply, 0, sizeof(*reply));
-	reply->fd[0] = reply->fd[1] = reply->fd[2] = -1;
+	for (i = 0; i < PF_MESSAGE_FDS; i++)
+		reply->fd[i] = -1;
 	if (request->overflow)
 		return pf_error_set(error, "the question does not fit, or "
 					   "holds a line break");

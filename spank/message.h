@@ -8,9 +8,11 @@
 #include <stdint.h>
 
 #include "error.h"
+#include "page.h"
 
 #define PF_MESSAGE_MAX 4096
-#define PF_MESSAGE_FDS 3
+/* Main, control and fill page, then main and control of each other device. */
+#define PF_MESSAGE_FDS (1 + 2 * PF_DEVICES_MAX)
 
 struct pf_request {
 	char text[PF_MESSAGE_MAX];

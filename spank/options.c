@@ -2,6 +2,8 @@
 /* options.c - the value of --pipefill. */
 #include "options.h"
 
+#include "page.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -12,7 +14,7 @@
 	"valid keys: for a main job budget=1%%, reserve=2GiB, share=0.8, "     \
 	"allow=user:NAME+account:NAME, move=off, off; for a fill job fill, "   \
 	"mem=4GiB, "                                                           \
-	"profile=FILE, deadline=TIME, mode=signal|chunked|launch"
+	"profile=FILE, deadline=TIME, mode=signal|chunked|launch, devices=N"
 
 struct key {
 	const char *name;
@@ -188,6 +190,24 @@ static int read_mode(const char *value, struct pf_options *options,
 	return 0;
 }
 
+static int read_devices(const char *value, struct pf_options *options,
+			struct pf_error *rule)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(value, &end, 10);
+	if (!isdigit((unsigned char) value[0]) || *end || errno || n < 1 ||
+	    n > PF_DEVICES_MAX)
+		return pf_error_set(rule,
+				    "write how many devices of one node, 1 to "
+				    "%d, like devices=2",
+				    PF_DEVICES_MAX);
+	options->devices = (int) n;
+	return 0;
+}
+
 static const struct key keys[] = {
 	{ "budget", PF_ROLE_MAIN, read_budget },
 	{ "reserve", PF_ROLE_MAIN, read_reserve },
@@ -200,6 +220,7 @@ static const struct key keys[] = {
 	{ "profile", PF_ROLE_FILL, read_profile },
 	{ "deadline", PF_ROLE_FILL, read_deadline },
 	{ "mode", PF_ROLE_FILL, read_mode },
+	{ "devices", PF_ROLE_FILL, read_devices },
 };
 
 #define KEY_COUNT (sizeof(keys) / sizeof(keys[0]))
@@ -289,7 +310,7 @@ int pf_options_parse(const char *text, struct pf_options *options,
 	memset(options, 0, sizeof(*options));
 	options->budget_ppm = options->reserve_bytes = -1;
 	options->share_ppm = options->mem_bytes = -1;
-	options->move = -1;
+	options->move = options->devices = -1;
 	if (!text)
 		text = "";
 	if (strlen(text) >= sizeof(copy))

@@ -27,6 +27,7 @@ struct pf_options {
 	char profile[256];     /* profile=FILE */
 	char deadline[64];     /* deadline=TIME, as Slurm's --deadline */
 	char mode[16];         /* mode=signal|chunked */
+	int devices;           /* devices=2 */
 };
 
 /* Reads text ("" or NULL: a main job without wishes). 0, or -1 and which key,

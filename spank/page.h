@@ -26,6 +26,9 @@
 #define PF_CONTROL_SIZE 4096u
 #define PF_FILL_SIZE 4096u
 
+/* The most devices that a fill job has (pipefill.MaxDevices). */
+#define PF_DEVICES_MAX 16
+
 #define PF_SHARE_MAX_PPM 2000000u
 
 /* A daemon whose control.beat_ns is older is dead or does not get its core:

@@ -110,7 +110,9 @@ void pf_close(struct pf_main *main);
 const char *pf_device(const struct pf_main *main);
 
 /* Fill side. Returns NULL outside a fill job; then every wait returns at once
- * with time left INT64_MAX, so that the program runs unchanged anywhere. */
+ * with time left INT64_MAX, so that the program runs unchanged anywhere. Of a
+ * job with several devices the gate is open while those of all are, until the
+ * earliest of their deadlines. */
 struct pf_fill *pf_fill_open(void);
 
 /* Waits until the gate is open with at least need_ns left (0: any). Returns
@@ -128,8 +130,9 @@ void pf_fill_yield(struct pf_fill *fill);
 /* 1 when the fill job was told to end (see docs/protocol.md, eviction). */
 int pf_fill_stopping(struct pf_fill *fill);
 
-/* Which bubble is open: its index and its iteration's number. 0; -1 when the
- * gate is shut, and outside a fill job. */
+/* Which bubble is open: its index and its iteration's number, of the first
+ * device where there are several. 0; -1 when the gate is shut, and outside a
+ * fill job. */
 int pf_fill_bubble(struct pf_fill *fill, uint32_t *index, uint64_t *iteration);
 
 /* Names the execution plan that was made for this fill job; another one has

@@ -272,6 +272,23 @@ static void attach_main(const struct pf_slurm *slurm, struct pf_remote *remote,
 		lead_python(slurm, remote);
 }
 
+/* "gpu:UUID gpu:UUID" as CUDA writes it, "UUID,UUID"; in place. */
+static const char *gpus(char *devices)
+{
+	char *from = devices, *to = devices;
+
+	while (*from) {
+		if (!strncmp(from, "gpu:", 4))
+			from += 4;
+		while (*from && *from != ' ')
+			*to++ = *from++;
+		if (*from)
+			*to++ = ',', from++;
+	}
+	*to = '\0';
+	return devices;
+}
+
 static void export_fill(const struct pf_slurm *slurm,
 			const struct pf_remote *remote,
 			const struct pf_reply *reply)
@@ -281,13 +298,17 @@ static void export_fill(const struct pf_slurm *slurm,
 		{ "device", "PIPEFILL_DEVICE" },
 		{ "mode", "PIPEFILL_MODE" },
 	};
-	char value[256];
+	char value[256], devices[1024];
 	size_t i;
 
 	for (i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
 		pf_message_value(reply, pairs[i][0], value, sizeof(value));
 		(void) slurm->set_env(slurm->context, pairs[i][1], value);
 	}
+	pf_message_value(reply, "devices", devices, sizeof(devices));
+	if (devices[0]) /* a daemon of an earlier release does not say */
+		(void) slurm->set_env(slurm->context, "PIPEFILL_DEVICES",
+				      devices);
 	pf_message_value(reply, "mem_bytes", value, sizeof(value));
 	if (strcmp(value, "") && strcmp(value, "0"))
 		(void) slurm->set_env(slurm->context, "PIPEFILL_MEM_BYTES",
@@ -298,7 +319,7 @@ static void export_fill(const struct pf_slurm *slurm,
 	pf_message_value(reply, "device", value, sizeof(value));
 	if (!strncmp(value, "gpu:", 4)) {
 		(void) slurm->set_env(slurm->context, "CUDA_VISIBLE_DEVICES",
-				      value + 4);
+				      gpus(devices[0] ? devices : value));
 		/* PyTorch is kept within its memory from there. */
 		lead_python(slurm, remote);
 	}

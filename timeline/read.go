@@ -26,23 +26,24 @@ const (
 
 // record is any line of any raw trace.
 type record struct {
-	Type       string `json:"type"`
-	Rank       int    `json:"rank"`
-	Device     string `json:"device"`
-	Op         string `json:"op"`
-	MicroBatch int    `json:"micro_batch"`
-	Iteration  int64  `json:"iteration"`
-	Kind       string `json:"kind"`
-	BeginNs    int64  `json:"begin_ns"`
-	EndNs      int64  `json:"end_ns"`
-	DeadlineNs int64  `json:"deadline_ns"`
-	Flags      uint32 `json:"flags"`
-	Assignment int64  `json:"assignment"`
-	Job        int64  `json:"job"`
-	Mode       string `json:"mode"`
-	AtNs       int64  `json:"at_ns"`
-	CPUNs      int64  `json:"cpu_ns"`
-	Open       bool   `json:"open"`
+	Type       string             `json:"type"`
+	Rank       int                `json:"rank"`
+	Device     string             `json:"device"`
+	Others     pipefill.DeviceSet `json:"others"`
+	Op         string             `json:"op"`
+	MicroBatch int                `json:"micro_batch"`
+	Iteration  int64              `json:"iteration"`
+	Kind       string             `json:"kind"`
+	BeginNs    int64              `json:"begin_ns"`
+	EndNs      int64              `json:"end_ns"`
+	DeadlineNs int64              `json:"deadline_ns"`
+	Flags      uint32             `json:"flags"`
+	Assignment int64              `json:"assignment"`
+	Job        int64              `json:"job"`
+	Mode       string             `json:"mode"`
+	AtNs       int64              `json:"at_ns"`
+	CPUNs      int64              `json:"cpu_ns"`
+	Open       bool               `json:"open"`
 }
 
 // chunk is one opening in which a fill job was let run.
@@ -274,17 +275,19 @@ func (d *Device) ran(c chunk) {
 // the last reading before the next opening. The first of them is when the gate
 // was shut.
 func (r *reader) readings(records []record) {
-	var d *Device
+	var devices []*Device // of a gang several, which run as one
 	var name string
 	var open, shut, last *record
 	cores := false
 	end := func() {
-		if d != nil && open != nil && last != nil {
+		if open != nil && last != nil {
 			c := chunk{what: name, beginNs: open.AtNs, shutNs: shut.AtNs, endNs: last.AtNs, cpuNs: shut.CPUNs - open.CPUNs, lateNs: last.AtNs - shut.AtNs}
 			if cores {
 				c.lateNs = last.CPUNs - shut.CPUNs
 			}
-			d.ran(c)
+			for _, d := range devices {
+				d.ran(c)
+			}
 		}
 		open, shut, last = nil, nil, nil
 	}
@@ -293,7 +296,10 @@ func (r *reader) readings(records []record) {
 		switch {
 		case rec.Assignment != 0: // another supervisor goes on
 			end()
-			d, name = r.device(rec.Device), fmt.Sprintf("job %d, %s", rec.Job, rec.Mode)
+			devices, name = []*Device{r.device(rec.Device)}, fmt.Sprintf("job %d, %s", rec.Job, rec.Mode)
+			for _, other := range rec.Others.List() {
+				devices = append(devices, r.device(string(other)))
+			}
 			cores = pipefill.DeviceID(rec.Device).Kind() == pipefill.KindCPU
 		case rec.Open:
 			end()

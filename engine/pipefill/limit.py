@@ -28,13 +28,15 @@ def fraction(limit_bytes, total_bytes):
     return min(max(limit_bytes - CONTEXT_BYTES, 0) / total_bytes, 1.0)
 
 
-def set_limit(cuda, limit_bytes):
-    """Sets the limit by cuda, which is torch.cuda, for its current device; 0 sets none."""
+def set_limit(cuda, limit_bytes, environ=None):
+    """Sets the limit by cuda, which is torch.cuda, for its current device, of a job with several for each; 0 sets none."""
     if not limit_bytes:
         return
-    # Of what the driver says there is, as the allocator does: the launch library says what the job may have.
-    _, total = cuda.mem_get_info()
-    cuda.set_per_process_memory_fraction(fraction(limit_bytes, total))
+    count = len((os.environ if environ is None else environ).get("PIPEFILL_DEVICES", "").split())
+    for device in range(count) if count > 1 else (None,):
+        # Of what the driver says there is, as the allocator does: the launch library says what the job may have.
+        _, total = cuda.mem_get_info(device)
+        cuda.set_per_process_memory_fraction(fraction(limit_bytes, total), device)
 
 
 def explain(error, limit_bytes, taken_bytes):

@@ -22,16 +22,19 @@ class FakeCuda(types.ModuleType):
     def __init__(self):
         super().__init__("torch.cuda")
         self.fraction = None
+        self.fractions = {}
         self.calls = []
         self.fails = False
 
-    def mem_get_info(self):
+    def mem_get_info(self, device=None):
+        del device
         if self.fails:
             raise RuntimeError("CUDA error: the launch timed out")
         return 70 * GIB, 80 * GIB
 
-    def set_per_process_memory_fraction(self, fraction):
+    def set_per_process_memory_fraction(self, fraction, device=None):
         self.fraction = fraction
+        self.fractions[device] = fraction
 
     def _lazy_call(self, call):
         self.calls.append(call)
@@ -56,6 +59,12 @@ class Limit(unittest.TestCase):
         self.assertIsNone(cuda.fraction)
         cuda.calls[0]()
         self.assertEqual(cuda.fraction, 0.1)
+
+    def test_each_device_of_several(self):
+        for devices, want in (("gpu:GPU-1 gpu:GPU-2", {0: 0.1, 1: 0.1}), ("gpu:GPU-1", {None: 0.1}), ("", {None: 0.1})):
+            cuda = FakeCuda()
+            limit.set_limit(cuda, limit.CONTEXT_BYTES + 8 * GIB, {"PIPEFILL_DEVICES": devices})
+            self.assertEqual(cuda.fractions, want, devices)
 
     def test_no_limit_is_known(self):
         cuda = FakeCuda()

@@ -54,7 +54,7 @@ func TestGrant_OpensOneNodeAndNotTheOther(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		root  string
-		grant func(string, Node, []Node) error
+		grant func(string, []Node, []Node) error
 	}{
 		"v1": {"/sys/fs/cgroup/devices", GrantV1},
 		"v2": {"/sys/fs/cgroup/unified", GrantV2},
@@ -94,7 +94,7 @@ func TestGrant_OpensOneNodeAndNotTheOther(t *testing.T) {
 			if !canOpen(t, dir, made[0].Path) {
 				t.Skip("device nodes cannot be opened in ", nodes)
 			}
-			if err := c.grant(dir, made[0], made[1:]); err != nil {
+			if err := c.grant(dir, made[:1], made[1:]); err != nil {
 				if strings.Contains(err.Error(), "operation not permitted") {
 					t.Skip("needs BPF: ", err)
 				}
@@ -107,7 +107,7 @@ func TestGrant_OpensOneNodeAndNotTheOther(t *testing.T) {
 				t.Error("a node that is not granted can be opened")
 			}
 			// Granting again, as after a restart, changes nothing.
-			if err := c.grant(dir, made[0], made[1:]); err != nil {
+			if err := c.grant(dir, made[:1], made[1:]); err != nil {
 				t.Fatal(err)
 			}
 			if !canOpen(t, dir, made[0].Path) || canOpen(t, dir, made[1].Path) {

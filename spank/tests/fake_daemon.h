@@ -39,12 +39,16 @@ struct fake_daemon {
 	unsigned seed;
 	int listener;
 	pthread_t thread;
-	int fd[3];        /* main, control, fill */
+	int fd[5]; /* main, control, fill; main and control of a second device */
+	int gang;  /* there is a second device */
 	const char *plan; /* the answer to plan, with plan_fd if that is >= 0 */
 	int plan_fd;
 	struct pf_main_page *main;
 	struct pf_control_page *control;
 	struct pf_fill_page *fill;
+	struct pf_main_page *main2;
+	struct pf_control_page *control2;
+	char request[4097]; /* the last */
 };
 
 static inline uint64_t fake_now(void)
@@ -92,7 +96,7 @@ static inline void fake_send(int client, const char *text, size_t length,
 {
 	union {
 		struct cmsghdr align;
-		char space[CMSG_SPACE(3 * sizeof(int))];
+		char space[CMSG_SPACE(5 * sizeof(int))];
 	} control = { 0 };
 	struct iovec part = { (void *) text, length };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
@@ -113,9 +117,9 @@ static inline void fake_send(int client, const char *text, size_t length,
 
 static inline void fake_answer(struct fake_daemon *d, int client)
 {
-	char request[4097], garbage[4096], text[8192];
-	ssize_t n = recv(client, request, sizeof(request) - 1, 0);
-	int fds[3] = { d->fd[0], d->fd[1], d->fd[2] };
+	char *request = d->request, garbage[4096], text[8192];
+	ssize_t n = recv(client, request, sizeof(d->request) - 1, 0);
+	int fds[5] = { d->fd[0], d->fd[1], d->fd[2] };
 	size_t i, count = 2;
 
 	if (n <= 0)
@@ -124,7 +128,7 @@ static inline void fake_answer(struct fake_daemon *d, int client)
 	switch (d->fault) {
 	case FAKE_SILENT:
 		/* Until the client gives up and closes. */
-		(void) recv(client, request, sizeof(request), 0);
+		(void) recv(client, text, sizeof(text), 0);
 		return;
 	case FAKE_CLOSE:
 		return;
@@ -155,13 +159,17 @@ static inline void fake_answer(struct fake_daemon *d, int client)
 		count = 3;
 		fds[0] = fake_read_only(fds[0]);
 		fds[1] = fake_read_only(fds[1]);
+		if (d->gang) {
+			count = 5;
+			fds[3] = fake_read_only(d->fd[3]);
+			fds[4] = fake_read_only(d->fd[4]);
+		}
 	}
 	fake_send(client, "ok\ndevice=cpu:0\nmode=chunked\n", 29, fds,
 		  d->fault == FAKE_FEW ? count - 1 : count);
-	if (count == 3) {
-		close(fds[0]);
-		close(fds[1]);
-	}
+	for (i = 0; count >= 3 && i < count; i++)
+		if (i != 2)
+			close(fds[i]);
 }
 
 static inline void *fake_serve(void *arg)
@@ -209,6 +217,16 @@ static inline void fake_start(struct fake_daemon *d, enum fake_fault fault)
 		abort();
 }
 
+/* The fill job has a second device. */
+static inline void fake_gang(struct fake_daemon *d)
+{
+	d->main2 = fake_page(d, 3, PF_MAIN_SIZE, PF_MAIN_MAGIC);
+	d->control2 = fake_page(d, 4, PF_CONTROL_SIZE, PF_CONTROL_MAGIC);
+	d->control2->assignment = 7;
+	d->control2->beat_ns = d->control->beat_ns;
+	d->gang = 1;
+}
+
 static inline void fake_stop(struct fake_daemon *d)
 {
 	char path[128];
@@ -224,6 +242,12 @@ static inline void fake_stop(struct fake_daemon *d)
 	close(d->fd[0]);
 	close(d->fd[1]);
 	close(d->fd[2]);
+	if (d->gang) {
+		munmap(d->main2, PF_MAIN_SIZE);
+		munmap(d->control2, PF_CONTROL_SIZE);
+		close(d->fd[3]);
+		close(d->fd[4]);
+	}
 	snprintf(path, sizeof(path), "%s/gate.sock", d->dir);
 	unlink(path);
 	rmdir(d->dir);

@@ -23,6 +23,8 @@ static const struct {
 	  "mode=chunked",
 	  PF_ROLE_FILL },
 	{ "mode=signal,fill", PF_ROLE_FILL },
+	{ "fill,devices=1", PF_ROLE_FILL },
+	{ "fill,devices=16,mode=chunked", PF_ROLE_FILL },
 };
 
 static const struct {
@@ -59,6 +61,14 @@ static const struct {
 	{ "fill,deadline=", "as sbatch --deadline" },
 	{ "fill,deadline=now\nuid=0", "as sbatch --deadline" },
 	{ "fill,profile=", "a file's path" },
+	{ "fill,devices=0", "1 to 16, like devices=2" },
+	{ "fill,devices=17", "1 to 16" },
+	{ "fill,devices=+2", "1 to 16" },
+	{ "fill,devices=2x", "1 to 16" },
+	{ "fill,devices=99999999999999999999", "1 to 16" },
+	{ "fill,devices=", "1 to 16" },
+	{ "devices=2", "begin with fill" },
+	{ "devices=2,budget=1%", "a job is one of the two" },
 	{ "budget=1%,budget=2%", "given twice" },
 	{ "budget=1%,,share=0.5", "empty key" },
 	{ ",", "empty key" },

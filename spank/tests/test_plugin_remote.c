@@ -214,7 +214,7 @@ static void test_fill(void)
 	fake_set_env(&fake, "SLURM_JOB_PARTITION", "pipefill");
 	start(&d, "wait\n",
 	      "ok\nassignment=3\ndevice=gpu:GPU-1\nmode=chunked\nmem_bytes=4096\n"
-	      "dir=/r\n");
+	      "dir=/r\ndevices=gpu:GPU-1 gpu:GPU-2\n");
 	remote = new_remote(d.dir);
 	pf_remote_start(&slurm, &remote, "fill,mode=chunked");
 	tap_ok(remote.assigned && d.count == 2 &&
@@ -222,8 +222,12 @@ static void test_fill(void)
 		       !strcmp(fake_get(&fake, "PIPEFILL_MODE"), "chunked") &&
 		       !strcmp(fake_get(&fake, "PIPEFILL_MEM_BYTES"), "4096") &&
 		       !strcmp(fake_get(&fake, "CUDA_VISIBLE_DEVICES"),
-			       "GPU-1"),
-	       "a fill job waits for its device and is told it");
+			       "GPU-1,GPU-2") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DEVICE"),
+			       "gpu:GPU-1") &&
+		       !strcmp(fake_get(&fake, "PIPEFILL_DEVICES"),
+			       "gpu:GPU-1 gpu:GPU-2"),
+	       "a fill job waits for its devices and is told them");
 	fake.items[PF_ITEM_TASK_PID] = 0;
 	pf_remote_forked(&slurm, &remote);
 	tap_ok(strstr(d.requests[2], "pipefill 1 task\n") != NULL,
