@@ -26,7 +26,7 @@ var queueColumns = []column[api.FillJob]{
 	{"LIMIT", true, func(j api.FillJob) string { return limit(j.LimitMs) }},
 	{"TRIES", true, func(j api.FillJob) string { return strconv.Itoa(j.Attempts) }},
 	{"NODE", false, func(j api.FillJob) string { return j.Node }},
-	{"DEVICE", false, func(j api.FillJob) string { return string(j.Device) }},
+	{"DEVICE", false, devicesOf},
 	{"REASON", false, func(j api.FillJob) string { return j.Reason }},
 }
 
@@ -34,6 +34,7 @@ var queueColumns = []column[api.FillJob]{
 func (p *program) queueMore() []column[api.FillJob] {
 	return []column[api.FillJob]{
 		{"ACCOUNT", false, func(j api.FillJob) string { return j.Account }},
+		{"DEVICES", true, func(j api.FillJob) string { return strconv.Itoa(max(j.Devices, 1)) }},
 		{"EXPECT", true, func(j api.FillJob) string { return elapsed(j.ExpectMs) }},
 		{"SOURCE", false, func(j api.FillJob) string { return j.ExpectFrom }},
 		{"DEADLINE", false, func(j api.FillJob) string {
@@ -43,6 +44,14 @@ func (p *program) queueMore() []column[api.FillJob] {
 			return p.localTime(j.DeadlineMs)
 		}},
 	}
+}
+
+// devicesOf names the devices that a job has: one, or "cpu:0+cpu:1".
+func devicesOf(j api.FillJob) string {
+	if j.Others == "" {
+		return string(j.Device)
+	}
+	return strings.ReplaceAll(string(j.Device)+" "+string(j.Others), " ", "+")
 }
 
 func (p *program) queueCommand() *cli.Command {

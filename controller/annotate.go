@@ -116,7 +116,7 @@ func (c *Controller) land(number int64, live bool) {
 
 // whereRan is where a job runs, as one word without = and ;.
 func whereRan(a store.Assignment, mode pipefill.Mode) string {
-	text := fmt.Sprintf("%s/%s,beside:%d", a.Node, a.Device, a.MainJob.JobID)
+	text := fmt.Sprintf("%s/%s,beside:%d", a.Node, strings.ReplaceAll(string(pipefill.DevicesOf(a.Devices())), " ", "+"), a.MainJob.JobID)
 	if mode != "" {
 		text += ",mode:" + string(mode)
 	}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"pipefill"
 	"pipefill/api"
 	"pipefill/controller/schedule"
 	"pipefill/controller/store"
@@ -38,21 +37,15 @@ func (c *Controller) share(ctx context.Context) error {
 	return nil
 }
 
-// busySlots tells the scheduler who has which slot, and for how long.
-func busySlots(live []*store.Assignment, all []schedule.Slot, nowMs int64) []schedule.Busy {
-	type place struct {
-		node   string
-		device pipefill.DeviceID
-	}
-	known := make(map[place]schedule.Slot, len(all))
-	for _, s := range all {
-		known[place{s.Node, s.Device}] = s
-	}
-	busy := make([]schedule.Busy, len(live))
-	for i, a := range live {
-		slot, ok := known[place{a.Node, a.Device}]
-		if !ok {
-			slot = schedule.Slot{Node: a.Node, Device: a.Device, Main: a.MainJob}
+// busySlots tells the scheduler which slots an assignment has, and for how long;
+// here are all of its node.
+func busySlots(a *store.Assignment, here []schedule.Slot, nowMs int64) []schedule.Busy {
+	devices := a.Devices()
+	busy := make([]schedule.Busy, len(devices))
+	for i, device := range devices {
+		slot := schedule.Slot{Node: a.Node, Device: device, Main: a.MainJob}
+		if k := slices.IndexFunc(here, func(s schedule.Slot) bool { return s.Device == device }); k >= 0 {
+			slot = here[k]
 		}
 		b := schedule.Busy{Slot: slot, User: a.User, Account: a.Account}
 		start := max(a.ReservedMs, a.ReleasedMs)

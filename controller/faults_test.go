@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -39,8 +40,9 @@ func newFaultWorld(t *testing.T, st *store.Store, seed uint64, bug string) *worl
 	if bug != "" { // more goes wrong at once: one fault alone is mended in time
 		w.calm, w.answersLost, w.syncsLate = 8, 0.5, 0.4
 	}
+	gangs := bug == "" && seed%2 == 1 || strings.Contains(bug, "gang") // two devices a node, and a job that wants both
 	for i := range 2 {
-		n := &worldNode{name: fmt.Sprintf("n%d", i), orders: map[int64]pipefill.Assignment{}, records: map[int64]api.NodeAssignment{}, charged: map[int64]int64{}, mains: map[int64]int64{}}
+		n := &worldNode{name: fmt.Sprintf("n%d", i), orders: map[int64]pipefill.Assignment{}, records: map[int64]api.NodeAssignment{}, charged: map[int64]int64{}, mains: map[int64]int64{}, second: gangs}
 		w.nodes[n.name] = n
 		w.startMain(n)
 	}
@@ -51,6 +53,9 @@ func newFaultWorld(t *testing.T, st *store.Store, seed uint64, bug string) *worl
 			ID: id, ArrayTask: -1, Name: "fill", UID: 1000, User: "ann", Partition: "pipefill", State: "PENDING", Held: true,
 			SubmitMs: w.ms(), Requeue: !once, Batch: true, TimeLimitMin: 60, NodeCount: 1,
 		}}
+	}
+	if gangs {
+		w.jobs[101].Options = "fill,devices=2"
 	}
 	w.boot()
 	return w
@@ -94,47 +99,65 @@ func (w *world) hold() {
 	w.t.Helper()
 	devices, jobs := map[string]int64{}, map[int64]int64{}
 	for _, a := range w.store.LiveAll() {
-		place := a.Node + " " + string(a.Device)
-		if other, ok := devices[place]; ok {
-			w.violate("booked", "assignments %d and %d have %s", other, a.ID, place)
+		for _, d := range a.Devices() {
+			place := a.Node + " " + string(d)
+			if other, ok := devices[place]; ok {
+				w.violate("booked", "assignments %d and %d have %s", other, a.ID, place)
+			}
+			devices[place] = a.ID
 		}
 		if other, ok := jobs[a.Job.JobID]; ok {
 			w.violate("twice", "assignments %d and %d are of job %d", other, a.ID, a.Job.JobID)
 		}
-		devices[place], jobs[a.Job.JobID] = a.ID, a.ID
+		jobs[a.Job.JobID] = a.ID
+		w.holdGang("in the queue", a.Job.JobID, a.Devices())
 	}
 	running := map[int64]string{}
 	for name, n := range w.nodes {
-		busy := int64(0)
+		busy := map[pipefill.DeviceID]int64{}
 		for id, r := range n.records {
 			if r.State == pipefill.AssignmentEnded {
 				delete(w.mainless, id)
 				continue
 			}
-			if busy != 0 {
-				w.violate("booked", "assignments %d and %d are both on %s", busy, id, name)
+			for _, d := range devicesOfRecord(r) {
+				if busy[d] != 0 {
+					w.violate("booked", "assignments %d and %d are both on %s of %s", busy[d], id, d, name)
+				}
+				busy[d] = id
 			}
+			w.holdGang("on "+name, r.Job.JobID, devicesOfRecord(r))
 			if other, ok := running[r.Job.JobID]; ok {
 				w.violate("twice", "job %d is on %s and %s", r.Job.JobID, name, other)
 			}
-			busy, running[r.Job.JobID] = id, name
+			running[r.Job.JobID] = name
 			w.holdMain(n, id)
 		}
 	}
 	scripts := map[string]int64{}
 	for id, j := range w.jobs {
-		if other := scripts[j.on]; j.on != "" && other != 0 {
-			w.violate("booked", "jobs %d and %d run on the device of %s", id, other, j.on)
+		for _, d := range j.onDevices {
+			place := j.on + " " + string(d)
+			if other := scripts[place]; j.on != "" && other != 0 {
+				w.violate("booked", "jobs %d and %d run on %s", id, other, place)
+			}
+			scripts[place] = id
 		}
-		scripts[j.on] = id
 		w.holdJob(id, j)
+	}
+}
+
+// holdGang checks that a job has as many devices as it asks for.
+func (w *world) holdGang(where string, job int64, devices []pipefill.DeviceID) {
+	if want := devicesOf(w.jobs[job].Job); len(devices) != want {
+		w.violate("gang", "job %d asks for %d devices, and has %v %s", job, want, devices, where)
 	}
 }
 
 // holdMain checks that an assignment's main job is there. On a node whose daemon
 // is dead the supervisor keeps the job stopped.
 func (w *world) holdMain(n *worldNode, id int64) {
-	if n.hasMain && n.mains[id] == n.main.Job.JobID || n.away > w.nowS {
+	if n.hasMain && n.mains[id] == n.main.Job.JobID && n.has(devicesOfRecord(n.records[id])) || n.away > w.nowS {
 		delete(w.mainless, id)
 		return
 	}
@@ -250,6 +273,7 @@ func TestFaults_EachInvariantFindsItsBug(t *testing.T) {
 		"usage is numbered anew":                 "usage",
 		"processes outlive their job":            "booked",
 		"main jobs' ends go unseen":              "main",
+		"a gang's other devices are forgotten":   "gang",
 	} {
 		t.Run(bug, func(t *testing.T) {
 			st := memoryStore(t)

@@ -73,8 +73,8 @@ func (c *Controller) toPlan() []planned {
 	defer c.mirror.mu.Unlock()
 	var all []planned
 	c.store.EachLive(func(a *store.Assignment, job *store.FillJob) {
-		if job == nil || job.Mode != pipefill.ModeChunked {
-			return
+		if job == nil || job.Mode != pipefill.ModeChunked || a.Others != "" {
+			return // a gang's chunks go as far as fits
 		}
 		word := c.mirror.jobs[a.Job.JobID]
 		if word == nil {

@@ -86,6 +86,9 @@ func (c *Controller) countSlots(emit func(float64, ...string)) {
 		for _, a := range n.said.Assignments {
 			if a.State != pipefill.AssignmentEnded {
 				held[a.Device] = true
+				for _, d := range a.Others.List() {
+					held[d] = true
+				}
 			}
 		}
 		for _, m := range n.said.Mains {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -8,6 +9,7 @@ import (
 
 	"pipefill"
 	"pipefill/api"
+	"pipefill/controller/plan"
 	"pipefill/controller/schedule"
 	"pipefill/controller/slurm"
 )
@@ -79,24 +81,48 @@ func (c *Controller) place(ctx context.Context) error {
 	if err := c.share(ctx); err != nil {
 		return err
 	}
-	pairs := c.pairs(ctx)
-	if len(pairs) > 0 {
+	gangs := gangsOf(c.pairs(ctx))
+	if len(gangs) > 0 {
 		defer c.lookAtPlans()
 	}
-	failed := make([]error, len(pairs))
-	c.each(len(pairs), storeAtOnce, func(i int) {
+	failed := make([]error, len(gangs))
+	c.each(len(gangs), storeAtOnce, func(i int) {
 		// What happened since the job was looked at is seen when it is released:
 		// that reads it again.
-		pair := pairs[i]
+		pair, others := gangs[i][0], []pipefill.DeviceID{}
+		for _, p := range gangs[i][1:] {
+			others = append(others, p.Slot.Device)
+		}
 		pair.Job.OnSlotMs, pair.Job.Source = pair.ExpectMs, pair.Source
-		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli())
+		id, err := c.store.Reserve(ctx, pair.Job, pair.Slot.Node, pair.Slot.Device, pair.Slot.Main, c.now().UnixMilli(), others...)
 		if failed[i] = err; err != nil {
 			return
 		}
 		c.once.Do(func() { close(c.placed) })
-		c.log.InfoContext(ctx, "slot reserved", "fill_job_id", pair.Job.JobID, "assignment", id, "node", pair.Slot.Node, "device", pair.Slot.Device)
+		c.log.InfoContext(ctx, "slot reserved", "fill_job_id", pair.Job.JobID, "assignment", id, "node", pair.Slot.Node,
+			"device", pipefill.DevicesOf(append([]pipefill.DeviceID{pair.Slot.Device}, others...)))
 	})
 	return errors.Join(failed...)
+}
+
+// gangsOf puts the pairs of each job together, in the order of their devices, as
+// its program is to have them. Most jobs have one.
+func gangsOf(pairs []schedule.Pair) [][]schedule.Pair {
+	var gangs [][]schedule.Pair
+	at := make(map[int64]int, len(pairs))
+	for _, p := range pairs {
+		i, known := at[p.Job.ID]
+		if !known {
+			i = len(gangs)
+			at[p.Job.ID] = i
+			gangs = append(gangs, nil)
+		}
+		gangs[i] = append(gangs[i], p)
+	}
+	for _, g := range gangs {
+		slices.SortFunc(g, func(a, b schedule.Pair) int { return cmp.Compare(a.Slot.Order, b.Slot.Order) })
+	}
+	return gangs
 }
 
 // expect sums up the history of completed jobs now and then.
@@ -147,9 +173,11 @@ func (c *Controller) moor(names map[string]struct{}, nowMs int64) {
 		slots := c.slotsOn(name)
 		b := &berth{busy: map[pipefill.DeviceID]int64{}}
 		live := c.store.LiveOn(name)
-		for i, busy := range busySlots(live, slots, nowMs) {
-			b.busy[live[i].Device] = live[i].ID
-			c.scheduler.Occupy(busy)
+		for _, a := range live {
+			for _, busy := range busySlots(a, slots, nowMs) {
+				b.busy[busy.Slot.Device] = a.ID
+				c.scheduler.Occupy(busy)
+			}
 		}
 		if old := c.berths[name]; old != nil {
 			for device := range old.busy {
@@ -233,13 +261,21 @@ func (c *Controller) throttled(pairs []schedule.Pair) []schedule.Pair {
 			running[w.ArrayID]++
 		}
 	}
+	over := map[int64]bool{}
+	counted := map[int64]bool{} // a gang has several pairs
 	return slices.DeleteFunc(pairs, func(p schedule.Pair) bool {
 		w := c.mirror.jobs[p.Job.JobID]
 		if w == nil || w.ArrayMax <= 0 {
 			return false
 		}
-		running[w.ArrayID]++
-		return running[w.ArrayID] > w.ArrayMax
+		if !counted[p.Job.JobID] {
+			counted[p.Job.JobID] = true
+			running[w.ArrayID]++
+			if running[w.ArrayID] > w.ArrayMax {
+				over[p.Job.JobID] = true
+			}
+		}
+		return over[p.Job.JobID]
 	})
 }
 
@@ -308,6 +344,8 @@ func (c *Controller) offer(nowMs int64) {
 // were left out of the sync kept has the slots of before.
 func slotsOf(s *api.NodeSync, kept map[pipefill.DeviceID]schedule.Slot) []schedule.Slot {
 	slots := make([]schedule.Slot, 0, len(s.Mains))
+	news := false
+	var cycles []pipefill.BubbleCycle
 	for i := range s.Mains {
 		m := &s.Mains[i]
 		if !m.Enabled {
@@ -315,15 +353,58 @@ func slotsOf(s *api.NodeSync, kept map[pipefill.DeviceID]schedule.Slot) []schedu
 		}
 		slot := schedule.Slot{
 			Node: s.Node, Device: m.Device, Main: m.Job, Options: m.Options, FreeBytes: freeBytes(m, s.Devices), Launches: m.Launches,
+			Alone: !s.TakesGangs, Order: i,
 		}
 		if old, ok := kept[m.Device]; ok {
+			slot.Peers = old.Peers
 			slot.Share, slot.IterationS, slot.LongestS, slot.Bubbles, slot.Cycle = old.Share, old.IterationS, old.LongestS, old.Bubbles, old.Cycle
 		} else {
 			describe(&slot, m.Cycle)
+			news = true
 		}
-		slots = append(slots, slot)
+		slots, cycles = append(slots, slot), append(cycles, m.Cycle)
+	}
+	if (news || len(slots) != len(kept)) && len(slots) > 1 && s.TakesGangs {
+		peers(slots, cycles)
 	}
 	return slots
+}
+
+// leastCommon is how much of the lesser one's bubbles two devices share that a gang
+// may have together. Tensor-parallel peers share nearly all, stages of a pipeline
+// little: a gang there would hold both and run seldom.
+const leastCommon = 0.5
+
+// peers numbers the slots of a node by whose bubbles coincide with those of the
+// first of their number.
+func peers(slots []schedule.Slot, cycles []pipefill.BubbleCycle) {
+	for i := range slots {
+		slots[i].Peers = i
+		for k := range i {
+			if slots[k].Peers == k && slots[k].Main == slots[i].Main && coincide(cycles[k], cycles[i]) {
+				slots[i].Peers = k
+				break
+			}
+		}
+	}
+}
+
+func coincide(a, b pipefill.BubbleCycle) bool {
+	least := min(open(a), open(b))
+	if least == 0 {
+		return open(a) == open(b) // nothing is learned of either
+	}
+	common, _, err := plan.Coincide([]pipefill.BubbleCycle{a, b})
+	return err == nil && float64(open(common)) >= leastCommon*float64(least)
+}
+
+// open is the time of an iteration in which a gate is open, in ns.
+func open(c pipefill.BubbleCycle) int64 {
+	sum := int64(0)
+	for _, b := range c.Bubbles {
+		sum += b.DurationNs
+	}
+	return sum
 }
 
 // freeBytes is the most that a fill job can have in any bubble; where the main

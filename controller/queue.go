@@ -94,7 +94,7 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 	out := api.FillJob{
 		JobID: j.JobID, ArrayTask: j.ArrayTask, Name: j.Name, User: j.User, Account: j.Account, Partition: j.Partition,
 		State: "queued", Reason: j.Reason, Priority: j.Priority, SubmitMs: j.FirstMs, LimitMs: j.LimitMs, DeviceMs: j.DeviceMs, Attempts: j.Attempts,
-		DeadlineMs: j.DeadlineMs,
+		DeadlineMs: j.DeadlineMs, Devices: max(j.Devices, 1),
 	}
 	out.ExpectMs, out.ExpectFrom = c.expected(j)
 	a := c.store.LiveOf(j.ID)
@@ -102,7 +102,7 @@ func (c *Controller) row(j store.FillJob, slots []schedule.Slot) api.FillJob {
 	case j.Outcome != "":
 		out.State = string(j.Outcome)
 	case a != nil:
-		out.State, out.Node, out.Device, out.Assignment = string(a.State), a.Node, a.Device, a.ID
+		out.State, out.Node, out.Device, out.Others, out.Assignment = string(a.State), a.Node, a.Device, a.Others, a.ID
 		out.Reason = cmp.Or(c.planText(a.ID), out.Reason)
 	case j.UserHeld:
 		out.State, out.Reason = "held", "held by a person; pipefill-cli release lets it go"
@@ -223,7 +223,7 @@ func (c *Controller) slotRows(who caller, live []store.Assignment, lookup func(u
 				slot.User = user
 			}
 			for _, a := range live {
-				if a.Node == name && a.Device == m.Device && (who.operator || a.UID == who.uid || m.UID == who.uid) {
+				if a.Node == name && slices.Contains(a.Devices(), m.Device) && (who.operator || a.UID == who.uid || m.UID == who.uid) {
 					slot.FillJob = a.Job.JobID
 				}
 			}

@@ -82,14 +82,17 @@ type worldJob struct {
 	started   int    // attempts that ran
 	completed int    // attempts that ran to their end
 	on        string // the node where its script runs; ""
-	unheard   bool   // has ended, and Slurm does not know
-	requeued  int    // times that it was requeued after an end that Slurm had not heard of
+	onDevices []pipefill.DeviceID
+	unheard   bool // has ended, and Slurm does not know
+	requeued  int  // times that it was requeued after an end that Slurm had not heard of
 }
 
 type worldNode struct {
 	name    string
 	main    api.MainDevice
 	hasMain bool
+	second  bool  // the main job has a second device here
+	gone    bool  // which has left
 	away    int64 // until when its daemon is dead
 	orders  map[int64]pipefill.Assignment
 	records map[int64]api.NodeAssignment // durable
@@ -367,7 +370,7 @@ func (w *world) evict(n *worldNode) {
 		return
 	}
 	for id, r := range n.records {
-		if r.State == pipefill.AssignmentEnded || n.hasMain && n.mains[id] == n.main.Job.JobID {
+		if r.State == pipefill.AssignmentEnded || n.hasMain && n.mains[id] == n.main.Job.JobID && n.has(devicesOfRecord(r)) {
 			continue
 		}
 		r.State, r.Outcome, r.Reason, r.EndedMs = pipefill.AssignmentEnded, pipefill.OutcomeEvicted, "the main job ended", w.ms()
@@ -433,8 +436,9 @@ func (w *world) run(j *worldJob) {
 	n.records[r.ID] = r
 	j.doneS++
 	n.seq++
-	n.usage = append(n.usage, pipefill.Usage{Ledger: n.name, Seq: n.seq, AssignmentID: r.ID, FromMs: w.ms() - 1000, ToMs: w.ms(), DeviceNs: 1e9})
-	n.charged[r.ID] += 1e9
+	ns := int64(len(devicesOfRecord(r))) * 1e9
+	n.usage = append(n.usage, pipefill.Usage{Ledger: n.name, Seq: n.seq, AssignmentID: r.ID, FromMs: w.ms() - 1000, ToMs: w.ms(), DeviceNs: ns})
+	n.charged[r.ID] += ns
 	if j.doneS >= j.workS {
 		j.completed++
 		w.leaveNode(j, pipefill.OutcomeCompleted, "")
@@ -459,17 +463,20 @@ func (w *world) attach(n *worldNode, j *worldJob) {
 	if n.away > w.nowS || w.ms()-j.StartMs > 10_000 {
 		return
 	}
-	busy := false
+	busy := map[pipefill.DeviceID]bool{}
 	for _, r := range n.records {
-		busy = busy || r.State != pipefill.AssignmentEnded
+		for _, d := range devicesOfRecord(r) {
+			busy[d] = busy[d] || r.State != pipefill.AssignmentEnded
+		}
 	}
 	for id, a := range n.orders {
-		if a.Job.JobID == j.ID && a.Job.Restarts == j.Restarts && n.hasMain && a.MainJob.JobID == n.main.Job.JobID && !busy {
+		free := n.has(a.Devices()) && !slices.ContainsFunc(a.Devices(), func(d pipefill.DeviceID) bool { return busy[d] })
+		if a.Job.JobID == j.ID && a.Job.Restarts == j.Restarts && n.hasMain && a.MainJob.JobID == n.main.Job.JobID && free {
 			n.mains[id] = a.MainJob.JobID
-			n.records[id] = api.NodeAssignment{ID: id, Job: a.Job, Device: a.Device, State: pipefill.AssignmentAttached}
+			n.records[id] = api.NodeAssignment{ID: id, Job: a.Job, Device: a.Device, Others: a.Others, State: pipefill.AssignmentAttached}
 			delete(n.orders, id)
 			j.started++
-			j.on = n.name
+			j.on, j.onDevices = n.name, a.Devices()
 			w.jobOf[id] = j.ID
 			return
 		}
@@ -479,15 +486,20 @@ func (w *world) attach(n *worldNode, j *worldJob) {
 
 // sync is a node's message, if the network lets it through.
 func (w *world) sync(n *worldNode) {
-	state := api.NodeSync{Node: n.name, OrdersSeen: n.seen, Usage: slices.Clone(n.usage), TakesPlans: true}
+	state := api.NodeSync{Node: n.name, OrdersSeen: n.seen, Usage: slices.Clone(n.usage), TakesPlans: true, TakesGangs: true}
 	if n.hasMain {
 		state.Mains = []api.MainDevice{n.main}
+		if n.second && !n.gone {
+			second := n.main
+			second.Device = "cpu:1"
+			state.Mains = append(state.Mains, second)
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(n.records)) {
 		state.Assignments = append(state.Assignments, n.records[id])
 	}
 	for _, a := range n.orders {
-		state.Assignments = append(state.Assignments, api.NodeAssignment{ID: a.ID, Job: a.Job, Device: a.Device, State: a.State})
+		state.Assignments = append(state.Assignments, api.NodeAssignment{ID: a.ID, Job: a.Job, Device: a.Device, Others: a.Others, State: a.State})
 	}
 	if n.wants != nil {
 		key := pipefill.JobKey{Cluster: "test", JobID: n.wants.ID, Restarts: n.wants.Restarts}
@@ -510,8 +522,23 @@ func (w *world) sync(n *worldNode) {
 			}
 			continue
 		}
+		if w.bug == "a gang's other devices are forgotten" {
+			orders.Assignments = slices.Clone(orders.Assignments)
+			for i := range orders.Assignments {
+				orders.Assignments[i].Others = ""
+			}
+		}
 		n.obey(orders)
 	}
+}
+
+// has tells whether the main job has all of some devices here.
+func (n *worldNode) has(devices []pipefill.DeviceID) bool {
+	return !slices.Contains(devices, "cpu:1") || n.second && !n.gone
+}
+
+func devicesOfRecord(r api.NodeAssignment) []pipefill.DeviceID {
+	return pipefill.Assignment{Device: r.Device, Others: r.Others}.Devices()
 }
 
 func (n *worldNode) obey(o api.NodeOrders) {
@@ -561,6 +588,8 @@ func (w *world) disturb() {
 		w.killAt = w.writes + 1 + w.rng.IntN(6)
 	case 3:
 		w.dead = true
+	case 4:
+		n.gone = n.second && !n.gone
 	}
 }
 
@@ -571,7 +600,7 @@ func (w *world) settle() {
 		w.boot()
 	}
 	for _, n := range w.nodes {
-		if !n.hasMain {
+		if n.gone = false; !n.hasMain {
 			w.startMain(n)
 		}
 	}

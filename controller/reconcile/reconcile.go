@@ -280,7 +280,7 @@ func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment
 	case !v.heard(a.Node):
 		return nil
 	case !v.hasMain(a):
-		return withdraw(pipefill.OutcomeEvicted, fmt.Sprintf("main job %d has left %s", a.MainJob.JobID, a.Device))
+		return withdraw(pipefill.OutcomeEvicted, fmt.Sprintf("main job %d has left %s", a.MainJob.JobID, pipefill.DevicesOf(a.Devices())))
 	case v.Leave[a.ID] != "":
 		return withdraw(pipefill.OutcomeEvicted, v.Leave[a.ID])
 	case a.State == pipefill.AssignmentReserved && v.NowMs-a.ReservedMs > reservedMs && !told:
@@ -363,14 +363,14 @@ func whyNot(reason string) string {
 	return ""
 }
 
-// hasMain tells whether the assignment's main job is still on its device.
+// hasMain tells whether the assignment's main job is still on its devices.
 func (v View) hasMain(a store.Assignment) bool {
-	for _, m := range v.Nodes[a.Node].Mains {
-		if m.Device == a.Device && m.Job.JobID == a.MainJob.JobID {
-			return true
+	for _, d := range a.Devices() {
+		if !slices.ContainsFunc(v.Nodes[a.Node].Mains, func(m api.MainDevice) bool { return m.Device == d && m.Job.JobID == a.MainJob.JobID }) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // running: follow the node, and take the job back where it may not stay.

@@ -350,6 +350,9 @@ type Slot struct {
 	LongestS   float64
 	Bubbles    int
 	MainEndMs  int64  // when the main job's limit ends it; 0: not known
+	Alone      bool   // its node takes jobs of one device only
+	Order      int    // among the devices of its node, as the main job has them
+	Peers      int    // slots of one main job on one node that share it have bubbles that coincide
 	Cycle      string // names the bubble cycle to Speed: slots with the same name run any plan alike
 }
 

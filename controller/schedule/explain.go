@@ -76,14 +76,17 @@ func (s *Scheduler) Explain(nowMs, id int64, slots []Slot) (Explanation, bool) {
 	if best == nil {
 		return e, true
 	}
-	e.Why = s.waitsFor(i)
+	why := tooFew(int(s.devices[i]), suits)
+	e.Why = cmp.Or(why, s.waitsFor(i))
 	e.Node, e.Device = best.slots[0].Node, string(best.slots[0].Device)
 	e.Scores = slices.Clone(best.score[1:best.x.stride])
 	e.Values = s.values(best, now)
 	s.exact(best.x.table)
 	ahead := s.aheadOn(best.x, i)
 	e.Place = len(ahead) + 1
-	e.WaitMs = s.waitOf(nowMs, ahead, i, suits, &best.slots[0])
+	if why == "" {
+		e.WaitMs = s.waitOf(nowMs, ahead, i, suits, &best.slots[0])
+	}
 	return e, true
 }
 
@@ -110,7 +113,7 @@ func (s *Scheduler) waitsFor(i int32) string {
 	case s.accounts.full(g.accountID, need):
 		return "its account's jobs hold as many slots as limits allows"
 	case need > 1:
-		return "waits for several slots of one node at once"
+		return waitsForSeveral
 	}
 	return "waits for a slot that suits it"
 }

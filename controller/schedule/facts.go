@@ -66,6 +66,7 @@ type shape struct {
 	gpu      bool
 	mode     pipefill.Mode
 	once     bool // started, and not to be restarted
+	gang     bool // of several devices
 	memBytes int64
 }
 
@@ -87,7 +88,7 @@ func (s *Scheduler) factsOf(j *store.FillJob) facts {
 	f.tier = 4*float64(j.SitePriority) + 2*flag(j.Front)
 	f.where = s.whereOf(j)
 	f.shape = s.shapeOf(shape{
-		group: f.group, profile: f.profile, gpu: f.gpu, mode: j.Mode, once: j.Attempts > 0 && !j.Requeue, memBytes: j.MemBytes,
+		group: f.group, profile: f.profile, gpu: f.gpu, mode: j.Mode, once: j.Attempts > 0 && !j.Requeue, gang: j.Devices > 1, memBytes: j.MemBytes,
 	})
 	return f
 }

@@ -2,11 +2,12 @@ package schedule
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
 // A job that needs several slots at once, a gang, gets them on one node from one
-// main job. When it is its turn and they are not all free, the node where they
+// main job, of those whose bubbles coincide. When it is its turn and they are not all free, the node where they
 // will be soonest is kept for it: what of it is free goes only to jobs that end,
 // at the latest, before then (EASY backfill, as in Lifka's scheduler for the
 // ANL/IBM SP). One gang a round has slots kept; it thus starts as soon as the
@@ -24,10 +25,32 @@ type gang struct {
 // by age.
 const maxGangs = 64
 
-// host is the slots of one main job on one node.
+// host is the slots of one main job on one node whose bubbles coincide.
 type host struct {
-	node  string
+	hostKey
 	seats []seat
+}
+
+// tooFew tells why no host has what a gang needs, of the slots that suit it; ""
+// where one has.
+func tooFew(devices int, suits []Slot) string {
+	together, apart := map[hostKey]int{}, map[hostKey]int{}
+	most, mostApart := 0, 0
+	for i := range suits {
+		k := hostOf(&suits[i])
+		together[k]++
+		most = max(most, together[k])
+		k.peers = 0
+		apart[k]++
+		mostApart = max(mostApart, apart[k])
+	}
+	switch {
+	case devices <= 1 || most >= devices:
+		return ""
+	case mostApart >= devices:
+		return fmt.Sprintf("asks for %d devices at once; no main job's bubbles coincide on more than %d of those of one node that suit it", devices, most)
+	}
+	return fmt.Sprintf("asks for %d devices at once; no main job has more than %d on one node that suit it", devices, mostApart)
 }
 
 // seat is a slot, free or not. lane is nil where it is taken.
@@ -64,21 +87,26 @@ func (r *round) gather() {
 	}
 }
 
-// seated sorts all slots by node and main job.
+// hostKey names a host.
+type hostKey struct {
+	node  string
+	main  int64
+	peers int
+}
+
+func hostOf(s *Slot) hostKey { return hostKey{s.Node, s.Main.JobID, s.Peers} }
+
+// seated sorts all slots by host.
 func (r *round) seated() []host {
-	type key struct {
-		node string
-		main int64
-	}
-	byKey := map[key]int{}
+	byKey := map[hostKey]int{}
 	var hosts []host
 	add := func(x seat) {
-		k := key{x.slot.Node, x.slot.Main.JobID}
+		k := hostOf(&x.slot)
 		n, ok := byKey[k]
 		if !ok {
 			n = len(hosts)
 			byKey[k] = n
-			hosts = append(hosts, host{node: k.node})
+			hosts = append(hosts, host{hostKey: k})
 		}
 		hosts[n].seats = append(hosts[n].seats, x)
 	}
@@ -96,7 +124,7 @@ func (r *round) seated() []host {
 		slices.SortFunc(h.seats, func(a, b seat) int { return cmp.Or(cmp.Compare(a.freeMs, b.freeMs), byPlace(a.slot, b.slot)) })
 	}
 	slices.SortFunc(hosts, func(a, b host) int {
-		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.seats[0].slot.Main.JobID, b.seats[0].slot.Main.JobID))
+		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.main, b.main), cmp.Compare(a.peers, b.peers))
 	})
 	return hosts
 }

@@ -18,6 +18,7 @@ type fitKey struct {
 	kind     pipefill.DeviceKind
 	plans    string // the profiles that fit
 	launches bool
+	alone    bool
 	// Of the memory that jobs ask for, the most that the slot has; -1: it has
 	// all, or is not known.
 	memBytes int64
@@ -64,7 +65,7 @@ func (b *bucket) best() int32 { return b.jobs[len(b.jobs)-1] }
 const notInTop = -1
 
 func (s *Scheduler) indexKeyOf(slot *Slot) indexKey {
-	key := indexKey{table: s.tableKeyOf(slot), fitKey: fitKey{allow: allowOf(slot.Options), kind: slot.Device.Kind(), launches: slot.Launches, memBytes: -1}}
+	key := indexKey{table: s.tableKeyOf(slot), fitKey: fitKey{allow: allowOf(slot.Options), kind: slot.Device.Kind(), launches: slot.Launches, alone: slot.Alone, memBytes: -1}}
 	if len(s.profiles) > 1 {
 		key.plans = s.cycleOf(slot).plans
 	}
@@ -202,7 +203,7 @@ func (s *Scheduler) fits(x *index, id int32) bool {
 		h := s.shapes[id]
 		g := &s.groups[h.group]
 		device := pipefill.DeviceID(x.key.kind + ":")
-		if !h.once && (!h.gpu || x.key.kind == pipefill.KindGPU) && h.mode.Obstacle(device, x.key.launches) == "" && (x.key.memBytes < 0 || h.memBytes <= x.key.memBytes) &&
+		if !h.once && (!h.gang || !x.key.alone) && (!h.gpu || x.key.kind == pipefill.KindGPU) && h.mode.Obstacle(device, x.key.launches) == "" && (x.key.memBytes < 0 || h.memBytes <= x.key.memBytes) &&
 			(x.key.allow == "" || allows(x.key.allow, g.user, g.account)) && (h.profile == 0 || x.key.plans[h.profile-1] == '+') {
 			x.fits[id] = 1
 		}

@@ -169,3 +169,41 @@ func TestAssign_Properties(t *testing.T) {
 		}
 	})
 }
+
+// A gang's slots are of one node, one main job and one group of peers, on nodes
+// that take it; where there are never so many, the queue says so.
+func TestGang_WhereItFits(t *testing.T) {
+	slot := func(node string, device int, main int64, peers int) schedule.Slot {
+		return schedule.Slot{Node: node, Device: pipefill.DeviceID(fmt.Sprintf("cpu:%d", device)), Main: pipefill.JobKey{JobID: main}, Peers: peers, Share: 0.5}
+	}
+	alone := slot("n0", 1, 1, 0)
+	alone.Alone = true
+	for name, tc := range map[string]struct {
+		slots []schedule.Slot
+		fits  bool
+		says  string
+	}{
+		"two of one":         {[]schedule.Slot{slot("n0", 0, 1, 0), slot("n0", 1, 1, 0)}, true, "waits for several slots of one node at once"},
+		"one":                {[]schedule.Slot{slot("n0", 0, 1, 0)}, false, "asks for 2 devices at once; no main job has more than 1 on one node that suit it"},
+		"of two nodes":       {[]schedule.Slot{slot("n0", 0, 1, 0), slot("n1", 1, 1, 0)}, false, "no main job has more than 1 on one node"},
+		"of two main jobs":   {[]schedule.Slot{slot("n0", 0, 1, 0), slot("n0", 1, 2, 0)}, false, "no main job has more than 1 on one node"},
+		"of two stages":      {[]schedule.Slot{slot("n0", 0, 1, 0), slot("n0", 1, 1, 1)}, false, "no main job's bubbles coincide on more than 1"},
+		"of an old node":     {[]schedule.Slot{alone, alone}, false, "the pipefilld of n0 gives a job one"},
+		"the third suffices": {[]schedule.Slot{slot("n0", 0, 1, 0), slot("n0", 1, 1, 1), slot("n0", 2, 1, 1)}, true, "waits for several"},
+	} {
+		j := job(1, 1000, "ann")
+		j.Devices = 2
+		if got := schedule.Why(j, tc.slots); !strings.Contains(got, tc.says) {
+			t.Errorf("%s: %q, want %q", name, got, tc.says)
+		}
+		pairs := schedule.Assign(schedule.Builtin()["fifo"], 1000, []store.FillJob{j}, tc.slots)
+		if want := map[bool]int{true: 2}[tc.fits]; len(pairs) != want {
+			t.Errorf("%s: %d slots, want %d", name, len(pairs), want)
+		}
+		s := schedule.New(schedule.Builtin()["fifo"], schedule.Options{})
+		s.Put(j)
+		if e, waits := s.Explain(1000, 1, tc.slots); !waits || tc.fits != (e.WaitMs >= 0) || !strings.Contains(e.Why, tc.says) {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -23,6 +24,8 @@ func obstacle(j *store.FillJob, s *Slot, w *where) string {
 		return fmt.Sprintf("%s %s: %s", s.Node, s.Device, j.Mode.Obstacle(s.Device, s.Launches))
 	case j.MemBytes > 0 && s.FreeBytes > 0 && j.MemBytes > s.FreeBytes:
 		return fmt.Sprintf("asks for %d bytes of device memory, %s %s has %d", j.MemBytes, s.Node, s.Device, s.FreeBytes)
+	case j.Devices > 1 && s.Alone:
+		return fmt.Sprintf("asks for %d devices at once, and the pipefilld of %s gives a job one: install this release there", j.Devices, s.Node)
 	case j.Attempts > 0 && !j.Requeue:
 		return "was started once and may not be restarted"
 	}
@@ -84,16 +87,27 @@ func Why(j store.FillJob, slots []Slot) string {
 		return "no running main job offers bubbles"
 	}
 	last, w := "", whereOf(&j)
+	var suits []Slot
 	for i := range slots {
-		if last = obstacle(&j, &slots[i], w); last == "" {
+		if no := obstacle(&j, &slots[i], w); no != "" {
+			last = no
+			continue
+		}
+		if j.Devices <= 1 {
 			return "waits for a slot that suits it"
 		}
+		suits = append(suits, slots[i])
+	}
+	if len(suits) > 0 {
+		return cmp.Or(tooFew(j.Devices, suits), waitsForSeveral)
 	}
 	if len(slots) == 1 {
 		return last
 	}
 	return fmt.Sprintf("suits none of %d slots; of the last: %s", len(slots), last)
 }
+
+const waitsForSeveral = "waits for several slots of one node at once"
 
 // allows reads the list of allow=user:NAME+account:NAME.
 func allows(list, user, account string) bool {

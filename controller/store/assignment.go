@@ -21,14 +21,14 @@ type Assignment struct {
 	ExpectMs   int64 // from start to end, as was expected; 0: not known
 }
 
-const assignmentColumns = `a.id, a.fill_job_id, j.cluster, j.job_id, a.submit_ms, a.restarts, j.uid, j.user, j.account, a.node, a.device,
+const assignmentColumns = `a.id, a.fill_job_id, j.cluster, j.job_id, a.submit_ms, a.restarts, j.uid, j.user, j.account, a.node, a.device, a.others,
 	a.main_job_id, a.main_submit_ms, a.main_restarts, j.mem_bytes, j.limit_ms, j.requeue, a.state, a.outcome, a.reason, a.exit_code,
 	a.reserved_ms, a.released_ms, a.ended_ms, a.expect_ms`
 
 func scanAssignment(rows *sql.Rows) (Assignment, error) {
 	var a Assignment
 	err := rows.Scan(&a.ID, &a.FillJobID, &a.Job.Cluster, &a.Job.JobID, &a.Job.SubmitMs, &a.Job.Restarts, &a.UID, &a.User, &a.Account,
-		&a.Node, &a.Device, &a.MainJob.JobID, &a.MainJob.SubmitMs, &a.MainJob.Restarts, &a.MemBytes, &a.DeviceTimeMs, &a.Requeue,
+		&a.Node, &a.Device, &a.Others, &a.MainJob.JobID, &a.MainJob.SubmitMs, &a.MainJob.Restarts, &a.MemBytes, &a.DeviceTimeMs, &a.Requeue,
 		&a.State, &a.Outcome, &a.Reason, &a.ExitCode, &a.ReservedMs, &a.ReleasedMs, &a.EndedMs, &a.ExpectMs)
 	a.MainJob.Cluster = a.Job.Cluster
 	return a, err
@@ -40,15 +40,16 @@ func (s *Store) AttemptsOf(ctx context.Context, fillJobID int64) ([]Assignment, 
 		" FROM assignment a JOIN fill_job j ON j.id = a.fill_job_id WHERE a.fill_job_id = ? ORDER BY a.id", fillJobID)
 }
 
-// Reserve writes a new assignment of job to a device, in state reserved. The
-// database itself refuses a second one of the job or the device.
-func (s *Store) Reserve(_ context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64) (int64, error) {
+// Reserve writes a new assignment of job to a device, or to it and others of the
+// node, in state reserved: to all or to none. The database itself refuses a second
+// one of the job or of a device.
+func (s *Store) Reserve(_ context.Context, job FillJob, node string, device pipefill.DeviceID, main pipefill.JobKey, nowMs int64, others ...pipefill.DeviceID) (int64, error) {
 	var id int64
 	err := s.change("reserve", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
 		result, err := tx.ExecContext(ctx, `INSERT INTO assignment (fill_job_id, submit_ms, restarts, node, device, main_job_id, main_submit_ms,
-				main_restarts, state, reserved_ms, expect_ms, expect_from) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9, ?10, ?11
+				main_restarts, state, reserved_ms, expect_ms, expect_from, others) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'reserved', ?9, ?10, ?11, ?12
 			WHERE EXISTS (SELECT 1 FROM fill_job WHERE id = ?1 AND outcome = '')`,
-			job.ID, job.SubmitMs, job.Restarts, node, device, main.JobID, main.SubmitMs, main.Restarts, nowMs, job.OnSlotMs, job.Source)
+			job.ID, job.SubmitMs, job.Restarts, node, device, main.JobID, main.SubmitMs, main.Restarts, nowMs, job.OnSlotMs, job.Source, pipefill.DevicesOf(others))
 		if err != nil {
 			return err
 		}
@@ -60,6 +61,11 @@ func (s *Store) Reserve(_ context.Context, job FillJob, node string, device pipe
 			return err
 		}
 		touched.assignment(id)
+		for _, d := range append([]pipefill.DeviceID{device}, others...) {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO occupied (node, device, assignment_id) VALUES (?, ?, ?)", node, d, id); err != nil {
+				return fmt.Errorf("hold %s %s: %w", node, d, err)
+			}
+		}
 		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET attempts = attempts + 1, front = 0 WHERE id = ?", job.ID)
 		return err
 	})
@@ -98,6 +104,9 @@ func (s *Store) End(_ context.Context, id int64, outcome pipefill.Outcome, reaso
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM occupied WHERE assignment_id = ?", id); err != nil {
 			return err
 		}
 		if err := s.rollUpEnd(ctx, tx, id, outcome, nowMs); err != nil {

@@ -45,8 +45,9 @@ type FillJob struct {
 
 	DeadlineMs int64 // by when its user wants it done; 0: none
 
+	Devices int // slots of one node that it needs at once; 0: one
+
 	// Not of this table.
-	Devices  int    // slots that it needs at once; 0: one
 	Profile  string // names its fill profile; "": none
 	WorkMs   int64  // device time by its profile; 0: not known
 	OnSlotMs int64  // for Reserve: from start to end on the slot, as is expected
@@ -62,14 +63,14 @@ func (j FillJob) Key() pipefill.JobKey {
 
 const jobColumns = `j.id, j.cluster, j.job_id, j.submit_ms, j.restarts, j.array_task, j.name, j.uid, j.user, j.account, j.partition,
 	j.mem_bytes, j.limit_ms, j.gpus, j.mode, j.requeue, j.required_nodes, j.excluded_nodes, j.unfit, j.user_held, j.priority, j.site_priority, j.front,
-	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms, j.deadline_ms,
+	j.attempts, j.first_ms, j.outcome, j.reason, j.ended_ms, j.deadline_ms, j.devices,
 	(SELECT coalesce(sum(u.device_ns), 0) FROM assignment a JOIN usage u ON u.assignment_id = a.id WHERE a.fill_job_id = j.id)`
 
 func scanJob(rows *sql.Rows) (FillJob, error) {
 	var j FillJob
 	err := rows.Scan(&j.ID, &j.Cluster, &j.JobID, &j.SubmitMs, &j.Restarts, &j.ArrayTask, &j.Name, &j.UID, &j.User, &j.Account, &j.Partition,
 		&j.MemBytes, &j.LimitMs, &j.GPUs, &j.Mode, &j.Requeue, &j.RequiredNodes, &j.ExcludedNodes, &j.Unfit, &j.UserHeld, &j.Priority, &j.SitePriority, &j.Front,
-		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeadlineMs, &j.deviceNs)
+		&j.Attempts, &j.FirstMs, &j.Outcome, &j.Reason, &j.EndedMs, &j.DeadlineMs, &j.Devices, &j.deviceNs)
 	j.DeviceMs = j.deviceNs / 1e6
 	return j, err
 }
@@ -151,7 +152,7 @@ func (s *Store) seeJobs(nowMs int64, seen []FillJob) error {
 func (j *FillJob) same(seen *FillJob) bool {
 	return j.UID == seen.UID && j.SubmitMs == seen.SubmitMs && j.Restarts == seen.Restarts && j.Name == seen.Name && j.Account == seen.Account &&
 		j.Partition == seen.Partition && j.Unfit == seen.Unfit && j.RequiredNodes == seen.RequiredNodes && j.ExcludedNodes == seen.ExcludedNodes &&
-		(j.fixed(seen) || j.LimitMs == seen.LimitMs && j.MemBytes == seen.MemBytes && j.GPUs == seen.GPUs && j.Mode == seen.Mode)
+		(j.fixed(seen) || j.LimitMs == seen.LimitMs && j.MemBytes == seen.MemBytes && j.GPUs == seen.GPUs && j.Mode == seen.Mode && j.Devices == max(seen.Devices, 1))
 }
 
 // fixed tells whether limits and sizes stay as they are.
@@ -198,7 +199,7 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int
 	} else {
 		seen, err = query(ctx, tx, scan, seeSQL,
 			j.Cluster, j.JobID, j.SubmitMs, j.Restarts, j.ArrayTask, j.Name, j.UID, j.User, j.Account, j.Partition,
-			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs, j.DeadlineMs)
+			j.MemBytes, j.LimitMs, j.GPUs, j.Mode, j.Requeue, j.RequiredNodes, j.ExcludedNodes, j.Unfit, j.SubmitMs, j.DeadlineMs, max(j.Devices, 1))
 	}
 	for _, id := range append(lost, seen...) {
 		touched.job(id)
@@ -207,19 +208,20 @@ func (s *Store) seeJob(ctx context.Context, tx *sql.Tx, touched *rows, nowMs int
 }
 
 const seeSQL = `INSERT INTO fill_job (cluster, job_id, submit_ms, restarts, array_task, name, uid, user, account, partition,
-		mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms, deadline_ms)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		mem_bytes, limit_ms, gpus, mode, requeue, required_nodes, excluded_nodes, unfit, first_ms, deadline_ms, devices)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (cluster, job_id) WHERE outcome = '' DO UPDATE SET submit_ms = excluded.submit_ms, restarts = excluded.restarts,
 		name = excluded.name, account = excluded.account, partition = excluded.partition, unfit = excluded.unfit,
 		required_nodes = excluded.required_nodes, excluded_nodes = excluded.excluded_nodes,
 		limit_ms = iif(attempts > 0 OR excluded.restarts > 0, limit_ms, excluded.limit_ms),
 		mem_bytes = iif(attempts > 0 OR excluded.restarts > 0, mem_bytes, excluded.mem_bytes),
 		gpus = iif(attempts > 0 OR excluded.restarts > 0, gpus, excluded.gpus),
-		mode = iif(attempts > 0 OR excluded.restarts > 0, mode, excluded.mode)
+		mode = iif(attempts > 0 OR excluded.restarts > 0, mode, excluded.mode),
+		devices = iif(attempts > 0 OR excluded.restarts > 0, devices, excluded.devices)
 	WHERE submit_ms <> excluded.submit_ms OR restarts <> excluded.restarts OR name <> excluded.name OR account <> excluded.account
 		OR partition <> excluded.partition OR unfit <> excluded.unfit OR required_nodes <> excluded.required_nodes
 		OR excluded_nodes <> excluded.excluded_nodes OR attempts = 0 AND excluded.restarts = 0 AND (limit_ms <> excluded.limit_ms
-			OR mem_bytes <> excluded.mem_bytes OR gpus <> excluded.gpus OR mode <> excluded.mode)
+			OR mem_bytes <> excluded.mem_bytes OR gpus <> excluded.gpus OR mode <> excluded.mode OR devices <> excluded.devices)
 	RETURNING id`
 
 // EndJob gives an open job its outcome; a job that has one keeps it.
@@ -263,8 +265,8 @@ func (s *Store) SetPriority(_ context.Context, id, priority int64, site bool) er
 	})
 }
 
-// Expectations returns the mean device time, in ms, of completed jobs by user
-// and name.
+// Expectations returns the mean device time on each of their devices, in ms, of
+// completed jobs by user and name.
 func (s *Store) Expectations(ctx context.Context) (map[[2]string]int64, error) {
 	type row struct {
 		key [2]string
@@ -274,7 +276,7 @@ func (s *Store) Expectations(ctx context.Context) (map[[2]string]int64, error) {
 		var out row
 		err := r.Scan(&out.key[0], &out.key[1], &out.ms)
 		return out, err
-	}, `SELECT j.user, j.name, CAST(sum(u.device_ns) / 1000000 / count(DISTINCT j.id) AS INTEGER) FROM fill_job j
+	}, `SELECT j.user, j.name, CAST(sum(u.device_ns / j.devices) / 1000000 / count(DISTINCT j.id) AS INTEGER) FROM fill_job j
 		JOIN assignment a ON a.fill_job_id = j.id JOIN usage u ON u.assignment_id = a.id
 		WHERE j.outcome = 'completed' GROUP BY j.user, j.name`)
 	if err != nil {

@@ -37,7 +37,7 @@ func (s *Store) Again(ctx context.Context) (*Store, error) {
 // Clear removes all rows.
 func (s *Store) Clear(_ context.Context) error {
 	err := s.write("clear", func(ctx context.Context, tx *sql.Tx) error {
-		for _, table := range []string{"usage", "rollup", "ledger", "main_total", "assignment", "fill_job", "controller"} {
+		for _, table := range []string{"usage", "rollup", "ledger", "main_total", "occupied", "assignment", "fill_job", "controller"} {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table); err != nil { //nolint:gosec // names of the list above
 				return err
 			}

@@ -344,3 +344,44 @@ func TestStore_WhatHasEndedIsNotSeenAgain(t *testing.T) {
 		})
 	}
 }
+
+// A gang has all its devices or none, and gives them back together.
+func TestStore_AGangHasAllItsDevicesOrNone(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	gang := job(2)
+	gang.Devices = 2
+	jobs := see(t, s, job(1), gang, job(3))
+	if jobs[0].Devices != 1 || jobs[1].Devices != 2 {
+		t.Errorf("%+v", jobs)
+	}
+	single, err := s.Reserve(t.Context(), jobs[0], "n0", "cpu:1", mainJob, 1)
+	must(t, err)
+	if _, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 1, "cpu:1"); err == nil {
+		t.Error("a device that another has")
+	}
+	if len(s.LiveAll()) != 1 || s.Open("c", 2).Attempts != 0 {
+		t.Errorf("something of it is left: %d live, %d attempts", len(s.LiveAll()), s.Open("c", 2).Attempts)
+	}
+	other, err := s.Reserve(t.Context(), jobs[2], "n0", "cpu:0", mainJob, 1)
+	must(t, err)
+	must(t, s.End(t.Context(), other, pipefill.OutcomeLost, "", 0, "", 2))
+	must(t, s.End(t.Context(), single, pipefill.OutcomeLost, "", 0, "", 2))
+	id, err := s.Reserve(t.Context(), jobs[1], "n0", "cpu:0", mainJob, 3, "cpu:1")
+	must(t, err)
+	for _, device := range []pipefill.DeviceID{"cpu:0", "cpu:1"} {
+		if _, err := s.Reserve(t.Context(), jobs[0], "n0", device, mainJob, 3); err == nil {
+			t.Errorf("%s is given away twice", device)
+		}
+	}
+	must(t, s.Close())
+	s = open(t, dir) // what is on disk is the same
+	if live := s.LiveAll(); len(live) != 1 || live[0].Device != "cpu:0" || live[0].Others != "cpu:1" || s.Open("c", 2).Devices != 2 {
+		t.Fatalf("%+v", live)
+	}
+	must(t, s.End(t.Context(), id, pipefill.OutcomeEvicted, "", 0, "", 4))
+	_, err = s.Reserve(t.Context(), jobs[0], "n0", "cpu:1", mainJob, 5)
+	must(t, err)
+	_, err = s.Reserve(t.Context(), jobs[2], "n0", "cpu:0", mainJob, 5)
+	must(t, err)
+}

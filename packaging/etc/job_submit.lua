@@ -76,6 +76,15 @@ local function part_gpus(tres)
 	return gpus, table.concat(rest, ",")
 end
 
+-- What so many tasks ask for: "gres:gpu:2" of three is "gres:gpu:6".
+local function of_tasks(item, tasks)
+	local before, count = string.match(item, "^(.*[:=])(%d+)$")
+	if count then
+		return before .. string.format("%d", tonumber(count) * tasks)
+	end
+	return item .. ":" .. string.format("%d", tasks)
+end
+
 -- Takes the GPUs out of the request and returns them as one text, "" for none.
 local function strip_gpus(job_desc)
 	local found = {}
@@ -83,7 +92,11 @@ local function strip_gpus(job_desc)
 		local gpus, rest = part_gpus(job_desc[field])
 		if #gpus > 0 then
 			job_desc[field] = rest
+			local tasks = job_desc.num_tasks
 			for _, item in ipairs(gpus) do
+				if field == "tres_per_task" and given(tasks, NO_VAL) and tasks > 1 then
+					item = of_tasks(item, tasks)
+				end
 				found[#found + 1] = item
 			end
 		end
