@@ -22,8 +22,8 @@ _SCHEDULES = ("forward_backward_pipelining_without_interleaving", "forward_backw
 _TIMERS = {
     "forward-recv": ((), (_waits.RECV_F,)),
     "backward-recv": ((), (_waits.RECV_B,)),
-    "forward-send": ((_waits.FORWARD,), ()),
-    "backward-send": ((_waits.BACKWARD,), ()),
+    "forward-send": ((_waits.FORWARD,), (_waits.SEND,)),  # where a send blocks; on NCCL it takes no time
+    "backward-send": ((_waits.BACKWARD,), (_waits.SEND,)),
     "forward-send-backward-recv": ((_waits.FORWARD,), (_waits.RECV_B,)),
     "backward-send-forward-recv": ((_waits.BACKWARD,), (_waits.RECV_F,)),
     "forward-send-forward-recv": ((_waits.FORWARD,), (_waits.RECV_F,)),
