@@ -95,7 +95,7 @@ func (n *node) keepsMove(m *mainJob, d *mainDevice, move *api.PlanMove) bool {
 
 func (n *node) moves(m *mainJob, d *mainDevice, move *api.PlanMove, atLeast int64) bool {
 	return slices.ContainsFunc(n.movable(m, d), func(told api.Movable) bool {
-		return told.Kind == move.Kind && told.Bytes >= atLeast && (told.Bubble == nil || *told.Bubble == move.Out && *told.Bubble == move.In)
+		return told.Kind == move.Kind && told.Bytes >= atLeast && (told.Bubble == nil || move.Out == move.In && *told.Bubble == move.In)
 	})
 }
 

@@ -61,11 +61,13 @@ func TestKept_MovesStateWhereThatPays(t *testing.T) {
 		"the main job waits for them":         {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached(); m.States[0].InNs = 9e6 }, nil},
 		"longer to give back than half of it": {func(m *Movable, _ *pipefill.BubbleCycle) { *m = cached(); m.States[0].OutNs = 251e6 }, nil},
 		"what gives more of the two":          {func(m *Movable, _ *pipefill.BubbleCycle) { m.States = append(cached().States, m.States...) }, &MainOffload{"optimizer", 1 << 30, 1, 7}},
-		"the other, where one costs too much": {func(m *Movable, _ *pipefill.BubbleCycle) {
-			m.States[0].OutNs = 251e6
-			m.States = append(m.States, cached().States...)
+		"the other, where one costs too much": {
+			func(m *Movable, _ *pipefill.BubbleCycle) {
+				m.States[0].OutNs = 251e6
+				m.States = append(m.States, cached().States...)
+			},
+			&MainOffload{"cache", 1 << 30, 4, 4},
 		},
-			&MainOffload{"cache", 1 << 30, 4, 4}},
 		"half of it has room as it is": {func(_ *Movable, c *pipefill.BubbleCycle) {
 			for i := range c.Bubbles {
 				c.Bubbles[i].FreeBytes = 2 << 30
