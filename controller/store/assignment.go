@@ -96,39 +96,44 @@ func (s *Store) Advance(_ context.Context, id int64, state pipefill.AssignmentSt
 // ended keeps its outcome.
 func (s *Store) End(_ context.Context, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
 	return s.change("end assignment", func(ctx context.Context, tx *sql.Tx, touched *rows) error {
-		touched.assignment(id)
-		result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?1, reason = ?2, exit_code = ?3, ended_ms = ?4,
-				took_ms = iif(?1 = 'completed' AND expect_ms > 0 AND running_ms > 0, max(1, ?4 - running_ms), 0)
-			WHERE id = ?5 AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
-		if err != nil {
-			return err
-		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM occupied WHERE assignment_id = ?", id); err != nil {
-			return err
-		}
-		if err := s.rollUpEnd(ctx, tx, id, outcome, nowMs); err != nil {
-			return err
-		}
-		var job, unstarted int64
-		err = tx.QueryRowContext(ctx, "SELECT fill_job_id, attached_ms = 0 AND running_ms = 0 FROM assignment WHERE id = ?", id).Scan(&job, &unstarted)
-		if err != nil {
-			return err
-		}
-		if jobOutcome != "" {
-			return s.endJob(ctx, tx, job, jobOutcome, reason, nowMs)
-		}
-		// An attempt that never started costs a --no-requeue job nothing.
-		_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1, attempts = attempts - ? WHERE id = ? AND outcome = ''", unstarted, job)
-		return err
+		return s.end(ctx, tx, touched, id, outcome, reason, exitCode, jobOutcome, nowMs)
 	})
 }
 
+func (s *Store) end(ctx context.Context, tx *sql.Tx, touched *rows, id int64, outcome pipefill.Outcome, reason string, exitCode int, jobOutcome pipefill.Outcome, nowMs int64) error {
+	touched.assignment(id)
+	result, err := tx.ExecContext(ctx, `UPDATE assignment SET state = 'ended', outcome = ?1, reason = ?2, exit_code = ?3, ended_ms = ?4,
+			took_ms = iif(?1 = 'completed' AND expect_ms > 0 AND running_ms > 0, max(1, ?4 - running_ms), 0)
+		WHERE id = ?5 AND state <> 'ended'`, outcome, reason, exitCode, nowMs, id)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "DELETE FROM occupied WHERE assignment_id = ?", id); err != nil {
+		return err
+	}
+	if err := s.rollUpEnd(ctx, tx, id, outcome, nowMs); err != nil {
+		return err
+	}
+	var job, unstarted int64
+	err = tx.QueryRowContext(ctx, "SELECT fill_job_id, attached_ms = 0 AND running_ms = 0 FROM assignment WHERE id = ?", id).Scan(&job, &unstarted)
+	if err != nil {
+		return err
+	}
+	if jobOutcome != "" {
+		return s.endJob(ctx, tx, job, jobOutcome, reason, nowMs)
+	}
+	// An attempt that never started costs a --no-requeue job nothing.
+	_, err = tx.ExecContext(ctx, "UPDATE fill_job SET front = 1, attempts = attempts - ? WHERE id = ? AND outcome = ''", unstarted, job)
+	return err
+}
+
 // SeeStarted counts attempts that were given up as never started, and had started
-// all the same: their nodes had not heard of that yet. Of other assignments nothing
-// changes.
+// all the same: their nodes had not heard of that yet. Where such a job may start
+// once, and has been given another slot meanwhile, it loses that, if it was not
+// released to it yet. Of other assignments nothing changes.
 func (s *Store) SeeStarted(ctx context.Context, ids []int64, nowMs int64) error {
 	var late []int64
 	for _, id := range ids {
@@ -156,6 +161,17 @@ func (s *Store) SeeStarted(ctx context.Context, ids []int64, nowMs int64) error 
 			touched.job(job)
 			if _, err := tx.ExecContext(ctx, "UPDATE fill_job SET attempts = attempts + 1 WHERE id = ? AND outcome = ''", job); err != nil {
 				return err
+			}
+			again, err := query(ctx, tx, func(r *sql.Rows) (id int64, err error) { return id, r.Scan(&id) },
+				`SELECT a.id FROM assignment a JOIN fill_job j ON j.id = a.fill_job_id
+					WHERE a.fill_job_id = ? AND a.state = 'reserved' AND j.requeue = 0 AND j.outcome = ''`, job)
+			if err != nil {
+				return err
+			}
+			for _, other := range again {
+				if err := s.end(ctx, tx, touched, other, pipefill.OutcomeCancelled, "it has started before, and may start once", 0, "", nowMs); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -207,8 +207,13 @@ func TestStore_LateStart(t *testing.T) {
 	if n := attempts(); n != 0 {
 		t.Errorf("%d attempts when it was given up", n)
 	}
+	again, err := s.Reserve(t.Context(), jobs[0], "n1", "cpu:0", mainJob, 3)
+	must(t, err)
 	for range 2 {
 		must(t, s.SeeStarted(t.Context(), []int64{id, 4711}, 4))
+		if live, err := s.Live(t.Context()); err != nil || len(live) > 0 {
+			t.Errorf("it has assignment %d still: %+v, %v", again, live, err)
+		}
 		if n := attempts(); n != 1 {
 			t.Errorf("%d attempts after the node's word", n)
 		}
