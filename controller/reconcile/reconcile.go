@@ -262,7 +262,9 @@ func outcomeOf(job slurm.Job) pipefill.Outcome {
 // pending: the way to the device.
 func (v View) pending(a store.Assignment, job slurm.Job, said api.NodeAssignment, told bool) []Action {
 	hold := Action{Kind: Hold, JobID: a.Job.JobID}
-	held := job.Held && job.PinnedNode == ""
+	// Of one that was released the list may be older than that: it runs by now, maybe,
+	// and cannot be held, nor is it over then.
+	held := job.Held && job.PinnedNode == "" && a.State == pipefill.AssignmentReserved
 	withdraw := func(outcome pipefill.Outcome, reason string) []Action {
 		actions := v.back(a, outcome, reason, false)
 		if !held {
@@ -383,9 +385,10 @@ func (v View) running(a store.Assignment, job slurm.Job, said api.NodeAssignment
 	case a.State == pipefill.AssignmentReserved || job.Nodes != a.Node:
 		// Slipped past the hold: it never ran, whatever its right to requeue.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
-	case job.StartMs > 0 && v.NowMs-job.StartMs > attachMs && v.heard(a.Node) && !v.lost(a.Node) && !started(a.State) && !started(said.State) &&
+	case job.StartMs > 0 && v.Nodes[a.Node].SeenMs-job.StartMs > attachMs && v.heard(a.Node) && !v.lost(a.Node) && !started(a.State) && !started(said.State) &&
 		said.State != pipefill.AssignmentEnded:
-		// Its slot went away meanwhile: the plugin holds it back, in vain.
+		// Its slot went away meanwhile: the plugin holds it back, in vain. What the
+		// node said before is no word on that.
 		return []Action{{Kind: RequeueHold, JobID: a.Job.JobID}}
 	// A slurmctld that was killed did not hear of the end, or launches again what
 	// has ended: either way the job has come to its end.
