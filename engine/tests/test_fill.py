@@ -163,7 +163,7 @@ class TestContinue(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             state = os.path.join(folder, "state")
             expected = self.read(self.train(folder, "straight"))
-            self.train(folder, "none", "--state", state, "--every", "1e9", "--terminate", "20", status=75)
+            self.train(folder, "none", "--state", state, "--every", "1e9", "--terminate", "8", status=75)
             self.assertTrue(os.path.exists(state))
             self.assertEqual(expected, self.read(self.train(folder, "continued", "--state", state)))
 
