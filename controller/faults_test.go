@@ -279,12 +279,12 @@ func TestFaults_EachInvariantFindsItsBug(t *testing.T) {
 			st := memoryStore(t)
 			found := map[string]string{}
 			seed := uint64(0)
-			for ; seed < 100 && found[invariant] == ""; seed++ {
+			for ; seed < 1000 && found[invariant] == ""; seed++ {
 				st, found = live(t, st, seed, bug)
 			}
 			_ = st.Close()
 			if found[invariant] == "" {
-				t.Fatalf("not found in 100 schedules: %v", found)
+				t.Fatalf("not found in 1000 schedules: %v", found)
 			}
 			t.Logf("schedule %d: %s", seed-1, found[invariant])
 		})
