@@ -48,7 +48,16 @@ func (c *Client) hold(ctx context.Context, j Job) error {
 		return pipefill.Errorf(pipefill.CodeConflict, "job %d is %s and cannot be held; requeue or cancel it", j.ID, j.State)
 	}
 	if j.PinnedNode != "" {
-		return c.unpin(ctx, j)
+		if err := c.unpin(ctx, j); err != nil {
+			return err
+		}
+		// Of one that has started meanwhile on a node that its user asked for Slurm
+		// takes the update as well, and it runs on.
+		again, err := c.Job(ctx, j.ID)
+		if err == nil && !again.Pending() {
+			err = pipefill.Errorf(pipefill.CodeConflict, "job %d is %s and cannot be held any more; requeue or cancel it", j.ID, again.State)
+		}
+		return err
 	}
 	if j.Held {
 		return nil

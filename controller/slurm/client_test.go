@@ -417,6 +417,25 @@ func TestClient_RequeueHoldOfAJobThatStarts(t *testing.T) {
 	}
 }
 
+// Of a job that has started on the node that its user asked for Slurm takes the
+// hold, too, and it runs on.
+func TestClient_HoldOfAJobThatStartsWhereItsUserWantedIt(t *testing.T) {
+	f, c := newFake(t, "v0.0.38", job(5, "PENDING", "priority", 9, "admin_comment", "pipefill:pin=n0"))
+	looks := 0
+	f.fail = func(*http.Request) (int, string) {
+		if looks++; looks == 3 {
+			f.jobs[0]["job_state"] = "RUNNING"
+		}
+		return 0, ""
+	}
+	if err := c.Hold(t.Context(), 5); pipefill.ErrorCode(err) != pipefill.CodeConflict {
+		t.Errorf("held what runs: %v", err)
+	}
+	if err := c.RequeueHold(t.Context(), 5); err != nil || !slices.Contains(f.calls(), "requeuehold 5") {
+		t.Errorf("%v, calls %q", err, f.calls())
+	}
+}
+
 func TestClient_HoldRereadsWhatAnArrayTaskSays(t *testing.T) {
 	for _, worked := range []bool{true, false} {
 		f, c := newFake(t, "v0.0.38", job(8, "PENDING", "array_job_id", 7, "array_task_id", 1, "priority", 9))
