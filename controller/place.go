@@ -261,19 +261,15 @@ func (c *Controller) throttled(pairs []schedule.Pair) []schedule.Pair {
 			running[w.ArrayID]++
 		}
 	}
-	over := map[int64]bool{}
-	counted := map[int64]bool{} // a gang has several pairs
+	over := map[int64]bool{} // by job: a gang has several pairs
 	return slices.DeleteFunc(pairs, func(p schedule.Pair) bool {
 		w := c.mirror.jobs[p.Job.JobID]
 		if w == nil || w.ArrayMax <= 0 {
 			return false
 		}
-		if !counted[p.Job.JobID] {
-			counted[p.Job.JobID] = true
+		if _, counted := over[p.Job.JobID]; !counted {
 			running[w.ArrayID]++
-			if running[w.ArrayID] > w.ArrayMax {
-				over[p.Job.JobID] = true
-			}
+			over[p.Job.JobID] = running[w.ArrayID] > w.ArrayMax
 		}
 		return over[p.Job.JobID]
 	})
