@@ -133,7 +133,7 @@ func (c *Controller) Sync(ctx context.Context, state api.NodeSync) (api.NodeOrde
 	if err := c.seeStarts(ctx, &state); err != nil {
 		return api.NodeOrders{}, err
 	}
-	forget, err := c.forget(ctx, state)
+	forget, err := c.forget(ctx, &state)
 	if err != nil {
 		return api.NodeOrders{}, err
 	}
@@ -386,32 +386,28 @@ func mainsThatLeft(before, after *api.NodeSync) []api.MainDevice {
 // seeStarts counts what a node has let start that was given up here before it did:
 // a job that may start once is then not given another slot.
 func (c *Controller) seeStarts(ctx context.Context, state *api.NodeSync) error {
-	var ids []int64
-	for _, a := range state.Assignments {
-		switch a.State {
-		case pipefill.AssignmentReserved, pipefill.AssignmentReleased:
-		case pipefill.AssignmentAttached, pipefill.AssignmentRunning, pipefill.AssignmentEnded:
-			ids = append(ids, a.ID)
-		}
-	}
-	ended, err := c.store.Ended(ctx, ids)
+	ids, err := c.endedHere(ctx, state, func(s pipefill.AssignmentState) bool {
+		return s == pipefill.AssignmentAttached || s == pipefill.AssignmentRunning || s == pipefill.AssignmentEnded
+	})
 	if err != nil {
 		return err
 	}
-	ids = slices.DeleteFunc(ids, func(id int64) bool { return !ended[id] })
 	return c.store.SeeStarted(ctx, ids, c.now().UnixMilli())
 }
 
 // forget lists the node's assignments that ended here too.
-func (c *Controller) forget(ctx context.Context, state api.NodeSync) ([]int64, error) {
+func (c *Controller) forget(ctx context.Context, state *api.NodeSync) ([]int64, error) {
+	return c.endedHere(ctx, state, func(s pipefill.AssignmentState) bool { return s == pipefill.AssignmentEnded })
+}
+
+// endedHere lists the assignments that have ended here, of those of which the node
+// says a state that is wanted.
+func (c *Controller) endedHere(ctx context.Context, state *api.NodeSync, wanted func(pipefill.AssignmentState) bool) ([]int64, error) {
 	var ids []int64
 	for _, a := range state.Assignments {
-		if a.State == pipefill.AssignmentEnded {
+		if wanted(a.State) {
 			ids = append(ids, a.ID)
 		}
-	}
-	if len(ids) == 0 {
-		return nil, nil
 	}
 	ended, err := c.store.Ended(ctx, ids)
 	if err != nil {
